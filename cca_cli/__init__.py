@@ -1,0 +1,3 @@
+"""The command line of CCA-Attention: people and files."""
+
+__version__ = "0.1.0"
