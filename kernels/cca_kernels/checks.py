@@ -1,0 +1,96 @@
+"""Argument checks of the public operations; called once, at the edge."""
+
+from torch import Tensor
+
+from cca_kernels.partition import raw_start, visible_cores
+
+
+def _expect(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def settings(group_size: int, window: int) -> None:
+    """Check the group size and the window."""
+    _expect(group_size >= 1, f"expected group_size >= 1, got {group_size}")
+    _expect(window >= 1, f"expected window >= 1, got {window}")
+
+
+def same_kind(*tensors: Tensor) -> None:
+    """Check that all tensors have four axes, one floating dtype and one device."""
+    first = tensors[0]
+    for t in tensors:
+        _expect(t.dim() == 4, f"expected 4 axes, got shape {tuple(t.shape)}")
+        _expect(t.dtype == first.dtype, f"expected dtype {first.dtype}, got {t.dtype}")
+        _expect(t.device == first.device, f"expected device {first.device}, got {t.device}")
+    _expect(first.dtype.is_floating_point, f"expected a floating dtype, got {first.dtype}")
+
+
+def pooling(k: Tensor, v: Tensor, anchor: Tensor, *, group_size: int) -> None:
+    """Check the arguments of pool_groups."""
+    settings(group_size, 1)
+    same_kind(k, v, anchor)
+    B, KV, L, D = k.shape
+    _expect(v.shape == k.shape, f"expected v {tuple(k.shape)} like k, got {tuple(v.shape)}")
+    _expect(group_size <= L, f"expected at least one group of {group_size} keys, got {L}")
+    want = (B, KV, L // group_size, D)
+    _expect(tuple(anchor.shape) == want, f"expected anchor {want}, got {tuple(anchor.shape)}")
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    core_k: Tensor,
+    core_v: Tensor,
+    *,
+    position: int,
+    group_size: int,
+    window: int,
+) -> None:
+    """Check the arguments of attend and decode."""
+    settings(group_size, window)
+    same_kind(q, k, v, core_k, core_v)
+    B, H, L, D = q.shape
+    KV, S, M = k.shape[1], k.shape[2], core_k.shape[2]
+    _expect(v.shape == k.shape, f"expected v {tuple(k.shape)} like k, got {tuple(v.shape)}")
+    _expect(
+        k.shape[0] == B and k.shape[3] == D,
+        f"expected k [{B}, KV, S, {D}] for q {tuple(q.shape)}, got {tuple(k.shape)}",
+    )
+    _expect(KV > 0 and H % KV == 0, f"expected query heads a multiple of {KV}, got {H}")
+    want = (B, KV, M, D)
+    _expect(
+        tuple(core_k.shape) == want and core_v.shape == core_k.shape,
+        f"expected core_k and core_v {want}, got {tuple(core_k.shape)}, {tuple(core_v.shape)}",
+    )
+    _expect(L >= 1, "expected at least one query, got 0")
+    _expect(position >= 0, f"expected position >= 0, got {position}")
+    first_raw = position + L - S
+    need = raw_start(position, group_size=group_size, window=window)
+    _expect(
+        0 <= first_raw <= need,
+        f"expected raw keys from position {need} or before, got them from {first_raw}",
+    )
+    cores = visible_cores(position + L - 1, group_size=group_size, window=window)
+    _expect(cores <= M, f"expected at least {cores} core tokens, got {M}")
+
+
+def grouped(q: Tensor, kv_heads: int) -> None:
+    """Check that query heads can share the KV heads."""
+    _expect(q.dim() == 4, f"expected 4 axes, got shape {tuple(q.shape)}")
+    H = q.shape[1]
+    _expect(
+        kv_heads >= 1 and H % kv_heads == 0,
+        f"expected kv_heads that divide {H} query heads, got {kv_heads}",
+    )
+
+
+def implementation(impl: str) -> None:
+    """Check that the named implementation exists and can run."""
+    _expect(
+        impl in ("auto", "torch", "triton"),
+        f'expected impl "auto", "torch" or "triton", got {impl!r}',
+    )
+    if impl == "triton":
+        raise RuntimeError("impl='triton' is not in this release; use impl='auto' or 'torch'")
