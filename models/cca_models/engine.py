@@ -1,0 +1,227 @@
+"""A checkpoint ready to read and to write: loading, prefill, generation."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cca_models.checkpoints import Checkpoint
+from cca_models.config import CCAConfig
+from cca_models.decoder import Decoder
+from cca_models.generation import Generation
+from cca_models.layer_memory import LayerMemory, Probe
+from cca_models.memory import Memory
+from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
+from cca_models.tokenizer import Tokenizer, load_tokenizer
+from cca_models.weights import choose_device, choose_dtype, load_weights
+
+# Rows that keep the linear layers busy while the chunk's states still fit the caches of a CPU.
+CHUNK = 1024
+# Part of the fingerprint: another rule makes other keys, so old memories must miss.
+ROPE_RULE = "larger-base-1"
+
+
+class LanguageModel:
+    """A LLaMA checkpoint with CCA memories.
+
+    Attributes:
+        checkpoint: Where it came from.
+        tokenizer: Its tokenizer.
+        cca: Group size and window.
+        decoder: Its layers.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, decoder: Decoder, *, cca: CCAConfig
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
+        self.decoder = decoder
+        self.cca = cca
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.decoder.dtype
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a memory may hold: the trained length at the longest stretch."""
+        return self.checkpoint.trained_tokens * MAX_STRETCH
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that shapes a memory: checkpoint, settings, rotary rule, dtype."""
+        facts = {
+            "checkpoint": self.checkpoint.fingerprint,
+            "dtype": str(self.dtype),
+            "group_size": self.cca.group_size,
+            "rope_rule": ROPE_RULE,
+            "window": self.cca.window,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def new_memory(self, capacity: int) -> Memory:
+        """Make an empty memory.
+
+        Args:
+            capacity: Tokens that it must be able to hold, document, question and answer together.
+                It decides the stretch of the positions, so equal capacities read alike.
+
+        Raises:
+            ContextTooLongError: If the checkpoint cannot be stretched that far.
+        """
+        trained = self.checkpoint.trained_tokens
+        stretch = stretch_factor(capacity, trained)
+        layers = [LayerMemory(self.cca, capacity=capacity) for _ in range(self.decoder.num_layers)]
+        return Memory(
+            layers,
+            rotary=Rotary(stretched_frequencies(self.checkpoint.config, stretch)),
+            stretch=stretch,
+            capacity=stretch * trained,
+            model_fingerprint=self.fingerprint,
+        )
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        memory: Memory,
+        ids: Sequence[int],
+        *,
+        on_chunk: Callable[[int, int], None] | None = None,
+        chunk: int = CHUNK,
+        probes: Mapping[int, Probe] | None = None,
+    ) -> Tensor:
+        """Read tokens into a memory.
+
+        Args:
+            memory: Where to; it moves on by len(ids).
+            ids: At least one token.
+            on_chunk: Called after every chunk with tokens done and tokens in all. What it raises
+                stops the reading after a whole chunk: the memory is sound and can go on.
+            chunk: Tokens at a time.
+            probes: See Decoder.forward.
+
+        Returns:
+            Logits of the last token, [V], float32.
+
+        Raises:
+            ContextTooLongError: If the memory cannot hold them; it is left as it was.
+            ValueError: If ids is empty.
+        """
+        if not ids:
+            raise ValueError("expected at least one token, got none")
+        memory.expect_room(len(ids))
+        state = None
+        for start in range(0, len(ids), chunk):
+            part = torch.tensor([ids[start : start + chunk]], device=self.device)
+            state = self.decoder.forward(part, memory.layers, memory.rotary, probes=probes)
+            if on_chunk is not None:
+                on_chunk(min(start + chunk, len(ids)), len(ids))
+        assert state is not None
+        return self.decoder.logits(state)[0, -1]
+
+    @torch.inference_mode()
+    def probe(self, memory: Memory, ids: Sequence[int], probes: Mapping[int, Probe]) -> None:
+        """Let tokens look at a memory, for the probes alone: runs no further than they need.
+
+        The memory is spent afterwards; give it a fork.
+        """
+        memory.expect_room(len(ids))
+        part = torch.tensor([list(ids)], device=self.device)
+        self.decoder.forward(
+            part, memory.layers, memory.rotary, probes=probes, last_layer=max(probes)
+        )
+
+    def generate(
+        self,
+        memory: Memory,
+        ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Read a prompt and write on from it; iterate over the result for pieces of text.
+
+        Args:
+            memory: Read on from here; it moves on. Give it a fork to keep the original.
+            ids: The prompt, at least one token.
+            max_new_tokens: Most tokens to write.
+            temperature: 0 for greedy, else the sampling temperature.
+            top_p: Sample from the smallest set of tokens with this probability.
+            repetition_penalty: Logits of tokens already written are divided by it, or multiplied
+                where negative; the prompt's tokens are left alone.
+            seed: Seed of the sampling: equal seeds write equal texts.
+            stop: Texts that end the answer; they are not part of it.
+
+        Raises:
+            ContextTooLongError: If prompt and answer do not fit.
+            ValueError: If a setting is out of range.
+        """
+        memory.expect_room(len(ids) + max_new_tokens)
+        return Generation(
+            self, memory, ids, max_new_tokens=max_new_tokens, temperature=temperature,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty, seed=seed, stop=stop,
+        )  # fmt: skip
+
+    def flops(self, tokens: int, *, start: int = 0) -> float:
+        """Count the operations of reading tokens after a memory of `start` tokens."""
+        d = self.decoder
+        middle = start + tokens / 2
+        raw = min(middle, self.cca.window + self.cca.group_size / 2)
+        keys = raw + max(0.0, middle - self.cca.window) / self.cca.group_size
+        attention = 4 * d.num_layers * d.heads * d.head_dim * keys
+        return tokens * (2 * d.layer_parameters + attention)
+
+    def estimate_seconds(self, tokens: int) -> float:
+        """Estimate how long reading takes here, from a matrix product timed now (tens of ms)."""
+        a = torch.randn(CHUNK, self.decoder.hidden, device=self.device, dtype=self.dtype)
+        b = torch.randn(self.decoder.hidden, 2048, device=self.device, dtype=self.dtype)
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            (a @ b)[0, 0].item()
+            times.append(time.perf_counter() - start)
+        rate = 2 * CHUNK * self.decoder.hidden * 2048 / min(times)
+        # A quarter on top for what is not matrix products: norms, rotations, copies.
+        return 1.25 * self.flops(tokens) / rate
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    cca: CCAConfig | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> LanguageModel:
+    """Load a checkpoint.
+
+    Args:
+        checkpoint: From resolve_checkpoint.
+        cca: Group size and window; the defaults if None.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dtype: "auto", "bf16", "fp16" or "fp32".
+
+    Raises:
+        CheckpointError: If the weights are damaged or do not fit the config.
+        UnsupportedModelError: If the architecture is not LLaMA's.
+        ModelError: If device or dtype cannot be used.
+    """
+    where = choose_device(device)
+    weights = load_weights(checkpoint.path, device=where, dtype=choose_dtype(dtype, where))
+    decoder = Decoder(checkpoint.config, weights)
+    tokenizer = load_tokenizer(checkpoint.path)
+    return LanguageModel(checkpoint, tokenizer, decoder, cca=cca or CCAConfig())

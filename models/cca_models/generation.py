@@ -1,0 +1,118 @@
+"""Writing on from a memory: an iterator over pieces of text."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from cca_models.memory import Memory
+
+if TYPE_CHECKING:
+    from cca_models.engine import LanguageModel
+
+Finish = Literal["eos", "stop", "length"]
+
+
+class Generation:
+    """One answer being written. Iterate over it for text; the attributes hold at the end.
+
+    Attributes:
+        tokens: Ids written so far, the end-of-text token left out.
+        logprobs: Log-probability of each token written, natural log; of the end-of-text token
+            too, last.
+        finish: Why it ended: the model said so, a stop text, or the length; None while it runs.
+    """
+
+    def __init__(
+        self,
+        model: "LanguageModel",
+        memory: Memory,
+        ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        repetition_penalty: float,
+        seed: int,
+        stop: Sequence[str],
+    ) -> None:
+        if temperature < 0:
+            raise ValueError(f"expected temperature >= 0, got {temperature}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"expected top_p in (0, 1], got {top_p}")
+        if repetition_penalty < 1:
+            raise ValueError(f"expected repetition_penalty >= 1, got {repetition_penalty}")
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish: Finish | None = None
+        self._model, self._memory, self._ids = model, memory, list(ids)
+        self._max_new_tokens = max_new_tokens
+        self._temperature, self._top_p = temperature, top_p
+        self._penalty = repetition_penalty
+        self._random = torch.Generator(device="cpu").manual_seed(seed)
+        self._stop = [s for s in stop if s]
+
+    def text(self) -> str:
+        """Write it all and give the text."""
+        return "".join(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Write token by token; yields text that can no longer turn out to be a stop text."""
+        stream = self._model.tokenizer.stream()
+        held = ""
+        for token in self._ids_written():
+            held += stream.push(token)
+            cut = min((i for s in self._stop if (i := held.find(s)) >= 0), default=-1)
+            if cut >= 0:
+                self.finish = "stop"
+                if cut:
+                    yield held[:cut]
+                return
+            safe = len(held) - self._stop_prefix(held)
+            if safe:
+                yield held[:safe]
+                held = held[safe:]
+        held += stream.flush()
+        if held:
+            yield held
+
+    def _stop_prefix(self, text: str) -> int:
+        """Count the last characters of the text that may be the beginning of a stop text."""
+        longest = 0
+        for s in self._stop:
+            for n in range(min(len(s) - 1, len(text)), longest, -1):
+                if text.endswith(s[:n]):
+                    longest = n
+                    break
+        return longest
+
+    def _ids_written(self) -> Iterator[int]:
+        """Write token ids until the model ends or the length is reached."""
+        logits = self._model.prefill(self._memory, self._ids)
+        while len(self.tokens) < self._max_new_tokens:
+            token = self._choose(logits)
+            self.logprobs.append(float(torch.log_softmax(logits, dim=-1)[token]))
+            if token in self._model.tokenizer.eos_ids:
+                self.finish = "eos"
+                return
+            self.tokens.append(token)
+            yield token
+            if len(self.tokens) < self._max_new_tokens:
+                logits = self._model.prefill(self._memory, [token])
+        self.finish = "length"
+
+    def _choose(self, logits: Tensor) -> int:
+        """Pick the next token: the likeliest, or one drawn from the nucleus."""
+        if self._penalty != 1 and self.tokens:
+            written = torch.tensor(sorted(set(self.tokens)), device=logits.device)
+            part = logits[written]
+            logits = logits.clone()
+            logits[written] = torch.where(part > 0, part / self._penalty, part * self._penalty)
+        if self._temperature == 0:
+            return int(logits.argmax())
+        probs = torch.softmax(logits.double().cpu() / self._temperature, dim=-1)
+        ordered, index = probs.sort(descending=True, stable=True)
+        # Keep the smallest set that reaches top_p: the token that crosses the border included.
+        ordered[(ordered.cumsum(0) - ordered) >= self._top_p] = 0
+        return int(index[torch.multinomial(ordered, 1, generator=self._random)])

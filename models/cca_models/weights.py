@@ -1,0 +1,74 @@
+"""Where and in what to compute, and a checkpoint's tensors brought there."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cca_models.errors import CheckpointError, ModelError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that is there.
+
+    Raises:
+        ModelError: If it is not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            hint="cca doctor lists the devices; --device cpu always works",
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn "auto", "bf16", "fp16" or "fp32" into a dtype; auto is fp32 on the CPU, else bf16.
+
+    Raises:
+        ModelError: If the name is none of these.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in _DTYPES:
+        raise ModelError(f"dtype {name!r} is unknown", hint="use auto, bf16, fp16 or fp32")
+    return _DTYPES[name]
+
+
+def _files(path: Path) -> list[Path]:
+    """Give the files that hold the weights: those that the index names, if there is one."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [path / name for name in sorted(set(named))]
+    single = path / "model.safetensors"
+    return [single] if single.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Load a checkpoint's tensors; on the CPU in its own dtype they are mapped, not copied.
+
+    Raises:
+        CheckpointError: If a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    weights: dict[str, Tensor] = {}
+    for file in _files(path):
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    weights[name] = tensors.get_tensor(name).to(dtype)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read: {error}", hint="cca models pull fetches it anew"
+            ) from error
+    return weights
