@@ -1,0 +1,192 @@
+"""Summarising a whole document: window-sized parts first, then their summaries.
+
+Every character of every page reaches the model: parts are filled with passages one after the other,
+along the outline where there is one, and nothing is skipped. A part fits the window, so it is read
+with the base model's full attention.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
+
+from cca_models.documents import Document
+from cca_models.reading import prompts
+from cca_models.reading.passages import cut_passages
+from cca_models.reading.types import Section, Summary
+
+if TYPE_CHECKING:
+    from cca_models.engine import LanguageModel
+
+Length = Literal["short", "medium", "long"]
+LENGTHS: tuple[Length, ...] = get_args(Length)
+
+_SENTENCES: dict[Length, int] = {"short": 2, "medium": 4, "long": 8}
+_PART_SENTENCES = 2
+_TOKENS_PER_SENTENCE = 40
+# Small models fall into loops when they write greedily for long; this much keeps them out of it.
+_REPETITION_PENALTY = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Pages that belong together: title, places of the first and one past the last page."""
+
+    title: str
+    first: int
+    end: int
+
+
+class Summariser:
+    """Summarises one document.
+
+    Args:
+        model: What reads and writes.
+        document: What is summarised.
+        length: How long the summary, and each section's, shall be.
+        on_part: Called after every piece of text that was summarised, with how many are done and
+            how many there will be as far as is known.
+    """
+
+    def __init__(
+        self,
+        model: "LanguageModel",
+        document: Document,
+        *,
+        length: Length = "medium",
+        on_part: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._document = document
+        self._sentences = _SENTENCES[length]
+        self._on_part = on_part
+        self._cut = 0
+        self._rounds = 0
+        self._stretches = self._plan()
+        self._parts = [list(self._parts_of(s)) for s in self._stretches]
+        self._done, self._total = 0, sum(map(len, self._parts))
+
+    @property
+    def parts(self) -> int:
+        """Window-sized parts that the document is read in."""
+        return sum(map(len, self._parts))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the document's text, prompts left out."""
+        encode = self._model.tokenizer.encode
+        return sum(len(encode(part)) for parts in self._parts for part in parts)
+
+    def sections(self) -> Iterator[Section]:
+        """Summarise section after section; one at a time, so that each can be shown at once."""
+        for stretch, parts in zip(self._stretches, self._parts, strict=True):
+            pages = self._document.pages[stretch.first : stretch.end]
+            # A part that stands alone is merged with nothing: its summary is the section's.
+            sentences = self._sentences if len(parts) == 1 else _PART_SENTENCES
+            summaries = [self._summarise(part, sentences=sentences) for part in parts]
+            yield Section(
+                title=stretch.title,
+                first_page=pages[0].number,
+                last_page=pages[-1].number,
+                summary=self._merge(summaries, sentences=self._sentences) if summaries else "",
+                parts=len(parts),
+            )
+
+    def whole(self, sections: Sequence[Section]) -> Summary:
+        """Summarise the sections' summaries into one."""
+        summaries = [s.summary for s in sections if s.summary]
+        text = self._merge(summaries, sentences=self._sentences) if summaries else ""
+        warnings = []
+        if self._cut:
+            warnings.append(f"{self._cut} partial summaries were cut at their longest length")
+        return Summary(
+            summary=text,
+            sections=tuple(sections),
+            pages=len(self._document.pages),
+            rounds=self._rounds,
+            warnings=tuple(warnings),
+        )
+
+    def _plan(self) -> list[_Stretch]:
+        """Divide the pages: by the outline's top level, else all pages as one stretch."""
+        pages, number = self._document.pages, self._document.unit
+        place = {page.number: i for i, page in reversed(list(enumerate(pages)))}
+        tops = [e for e in self._document.outline if e.level == 0 and e.page in place]
+        starts: dict[int, str] = {}
+        for entry in tops:
+            at = place[entry.page]
+            # Several entries on one page: one stretch, under all their titles.
+            starts[at] = f"{starts[at]}; {entry.title}" if at in starts else entry.title
+        if len(starts) < 2:
+            title = f"{number}s {pages[0].number}-{pages[-1].number}"
+            return [_Stretch(title, 0, len(pages))]
+        if 0 not in starts:
+            starts[0] = "(before the first heading)"
+        edges = [*sorted(starts), len(pages)]
+        return [_Stretch(starts[a], a, b) for a, b in pairwise(edges)]
+
+    def _parts_of(self, stretch: _Stretch) -> Iterator[str]:
+        """Fill parts with the stretch's passages, one after the other."""
+        pages = self._document.pages[stretch.first : stretch.end]
+        part = Document(
+            name=self._document.name, path=self._document.path, sha256=self._document.sha256,
+            format=self._document.format, reader=self._document.reader,
+            unit=self._document.unit, pages=pages,
+        )  # fmt: skip
+        texts = [pages[span.page].text[span.start : span.end] for span in cut_passages(part)]
+        yield from self._fill(texts)
+
+    def _fill(self, texts: Sequence[str]) -> Iterator[str]:
+        """Join texts into pieces that fit the window with their prompt and summary."""
+        tokenizer = self._model.tokenizer
+        prompt = len(prompts.summary_prompt(tokenizer, "", sentences=self._sentences))
+        room = self._model.cca.window - prompt - self._sentences * _TOKENS_PER_SENTENCE
+        piece: list[str] = []
+        used = 0
+        for text in texts:
+            # Two more for the empty line that joins them.
+            tokens = len(tokenizer.encode(text)) + 2
+            if piece and used + tokens > room:
+                yield "\n\n".join(piece)
+                piece, used = [], 0
+            piece.append(text)
+            used += tokens
+        if piece:
+            yield "\n\n".join(piece)
+
+    def _merge(self, summaries: Sequence[str], *, sentences: int) -> str:
+        """Summarise summaries until one is left."""
+        rounds = 0
+        while len(summaries) > 1:
+            pieces = list(self._fill(summaries))
+            if len(pieces) == len(summaries):
+                # Each fills a window alone: join pairs, so that the rounds come to an end.
+                pieces = ["\n\n".join(summaries[i : i + 2]) for i in range(0, len(summaries), 2)]
+            self._total += len(pieces)
+            rounds += 1
+            summaries = [self._summarise(piece, sentences=sentences) for piece in pieces]
+        self._rounds = max(self._rounds, rounds)
+        return summaries[0]
+
+    def _summarise(self, text: str, *, sentences: int) -> str:
+        """Summarise one piece of text that fits the window."""
+        ids = prompts.summary_prompt(self._model.tokenizer, text, sentences=sentences)
+        most = sentences * _TOKENS_PER_SENTENCE
+        generation = self._model.generate(
+            self._model.new_memory(len(ids) + most), ids, max_new_tokens=most,
+            repetition_penalty=_REPETITION_PENALTY,
+        )  # fmt: skip
+        summary = generation.text().strip()
+        if generation.finish == "length":
+            self._cut += 1
+            summary = _whole_sentences(summary)
+        self._done += 1
+        if self._on_part is not None:
+            self._on_part(self._done, max(self._total, self._done))
+        return summary
+
+
+def _whole_sentences(text: str) -> str:
+    """Leave out a last sentence that was cut, if another stands before it."""
+    end = max(text.rfind(mark) for mark in (". ", "! ", "? ", ".\n"))
+    return text[: end + 1] if end > 0 else text

@@ -1,0 +1,166 @@
+"""Summaries: every page reaches the model, along the outline, and it comes to an end."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reading_helpers import ToldModel, make_document
+from tiny_checkpoint import make_tiny_checkpoint
+
+from cca_models.config import CCAConfig
+from cca_models.documents import Document, OutlineEntry
+from cca_models.reading import Summariser, Summary
+
+FILLER = "Nothing happened to anybody on that day. "
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def told(checkpoint: Path, *, window: int = 1024, **options: Any) -> ToldModel:
+    return ToldModel.of(checkpoint, cca=CCAConfig(group_size=4, window=window), **options)
+
+
+def summarise(model: ToldModel, document: Document, **options: Any) -> tuple[Summariser, Summary]:
+    summariser = Summariser(model, document, **options)  # type: ignore[arg-type]
+    return summariser, summariser.whole(list(summariser.sections()))
+
+
+def marked_pages(count: int, *, filler: int) -> list[str]:
+    """Make pages whose every line carries a mark of its own."""
+    return [
+        "\n".join(f"mark-{page}-{line}-end. {FILLER * filler}" for line in range(6))
+        for page in range(count)
+    ]
+
+
+def read_by(model: ToldModel) -> list[str]:
+    return [model.tokenizer.decode(prompt) for prompt in model.prompts]
+
+
+@pytest.mark.parametrize("outline", [False, True], ids=["plain", "outline"])
+@pytest.mark.parametrize("window", [256, 1024])
+def test_every_character_reaches_the_model(checkpoint: Path, window: int, outline: bool) -> None:
+    model = told(checkpoint, window=window, says="Short.")
+    pages = [
+        *marked_pages(9, filler=8),
+        "",
+        "灯台守は毎晩天気を書き留めた。" * 30,
+        "x" * 1500,
+        "end",
+    ]
+    entries = [OutlineEntry(title=t, page=p, level=0) for t, p in [("A", 3), ("B", 7)]]
+    document = make_document(*pages, outline=entries if outline else ())
+    summariser, summary = summarise(model, document)
+    whole = re.sub(r"\s", "", "".join(read_by(model)))
+    for page in marked_pages(9, filler=8):
+        for line in page.split("\n"):
+            assert whole.count(re.sub(r"\s", "", line.split(".")[0])) == 1
+    assert whole.count("灯台守は毎晩天気を書き留めた。") == 30
+    assert whole.count("x") >= 1500
+    letters = sum(len(re.sub(r"\s", "", page)) for page in pages)
+    assert len(whole) >= letters
+    assert summary.pages == len(pages)
+    assert sum(section.parts for section in summary.sections) == summariser.parts
+    assert summariser.tokens > letters / 10
+
+
+def test_parts_fit_the_window_with_prompt_and_summary(checkpoint: Path) -> None:
+    for length in ("short", "medium", "long"):
+        model = told(checkpoint, says="Short.")
+        summarise(model, make_document(*marked_pages(12, filler=8)), length=length)
+        sizes = [
+            len(prompt) + settings["max_new_tokens"]
+            for prompt, settings in zip(model.prompts, model.settings, strict=True)
+        ]
+        assert max(sizes) <= 1024 and len(sizes) > 3
+        assert sorted(sizes)[len(sizes) // 2] > 400, "parts are filled"
+
+
+def test_the_outline_is_followed(checkpoint: Path) -> None:
+    entries = [
+        OutlineEntry(title="One", page=2, level=0),
+        OutlineEntry(title="One, a", page=3, level=1),
+        OutlineEntry(title="Two", page=4, level=0),
+        OutlineEntry(title="Three", page=4, level=0),
+        OutlineEntry(title="Beyond the pages", page=99, level=0),
+    ]
+    model = told(checkpoint)
+    _, summary = summarise(model, make_document(*marked_pages(6, filler=1), outline=entries))
+    spans = [(s.first_page, s.last_page) for s in summary.sections]
+    assert spans == [(1, 1), (2, 3), (4, 6)]
+    titles = [s.title for s in summary.sections]
+    assert titles[1:] == ["One", "Two; Three"] and titles[0]
+    for text, (first, last) in zip(read_by(model)[:3], spans, strict=True):
+        marks = {int(page) for page in re.findall(r"mark-(\d+)-", text)}
+        assert marks == set(range(first - 1, last))
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [[], [OutlineEntry(title="Only", page=1, level=0)], [OutlineEntry(title="x", page=9, level=0)]],
+    ids=["none", "one", "elsewhere"],
+)
+def test_without_an_outline_it_is_one_section(
+    checkpoint: Path, outline: list[OutlineEntry]
+) -> None:
+    document = make_document("The lamp was lit.", "It went out.", outline=outline)
+    _, summary = summarise(told(checkpoint), document)
+    (section,) = summary.sections
+    assert (section.first_page, section.last_page, section.title) == (1, 2, "pages 1-2")
+    assert summary.summary == section.summary == "An answer." and summary.rounds == 0
+
+
+def test_one_part_is_summarised_at_the_length_asked_for(checkpoint: Path) -> None:
+    longest = []
+    for length in ("short", "medium", "long"):
+        model = told(checkpoint)
+        summarise(model, make_document("The lamp was lit."), length=length)
+        assert len(model.prompts) == 1
+        longest.append(model.settings[0]["max_new_tokens"])
+    assert longest[0] < longest[1] < longest[2]
+
+
+@pytest.mark.parametrize("size", [1, 60, 250])
+def test_it_ends_however_long_the_summaries_are(checkpoint: Path, size: int) -> None:
+    """250 words fill a window alone, so that nothing would become less by joining what fits."""
+    model = told(checkpoint, window=256, says="mumble " * size)
+    summariser, summary = summarise(model, make_document(*marked_pages(6, filler=10)))
+    assert summariser.parts > 8
+    assert summary.summary.startswith("mumble")
+    assert len(model.prompts) < 3 * summariser.parts
+    assert summary.rounds >= 1
+
+
+def test_cut_summaries_are_reported_and_end_with_a_sentence(checkpoint: Path) -> None:
+    model = told(checkpoint, says="One is whole. Two is cu", finish="length")
+    _, summary = summarise(model, make_document("The lamp was lit.", "It went out."))
+    assert summary.summary == "One is whole."
+    assert len(summary.warnings) == 1 and summary.warnings[0].startswith("1 ")
+    model = told(checkpoint, says="no end in sight", finish="length")
+    assert summarise(model, make_document("The lamp."))[1].summary == "no end in sight"
+
+
+def test_progress_ends_at_its_total(checkpoint: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    model = told(checkpoint, window=256)
+    summariser, _ = summarise(
+        model, make_document(*marked_pages(5, filler=10)),
+        on_part=lambda *step: steps.append(step),
+    )  # fmt: skip
+    assert [done for done, _ in steps] == list(range(1, len(model.prompts) + 1))
+    assert steps[-1][0] == steps[-1][1] and all(done <= total for done, total in steps)
+    assert len(steps) > summariser.parts
+
+
+def test_pages_without_text(checkpoint: Path) -> None:
+    model = told(checkpoint)
+    _, summary = summarise(model, make_document("", " \n"))
+    assert summary.summary == "" and summary.pages == 2 and model.prompts == []
+    entries = [OutlineEntry(title=t, page=p, level=0) for t, p in [("A", 1), ("B", 2)]]
+    _, summary = summarise(model, make_document("", "The lamp was lit.", outline=entries))
+    assert [s.summary for s in summary.sections] == ["", "An answer."]
+    assert summary.summary == "An answer."
