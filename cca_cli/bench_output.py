@@ -1,0 +1,205 @@
+"""The results of ``cca bench`` as a table, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cca_cli.formatting import format_bytes
+
+if TYPE_CHECKING:
+    from cca_models.benchmarks import Case, LogitCheck
+    from cca_models.benchmarks_results import Measurement, Row
+
+__all__ = [
+    "Provenance",
+    "check_line",
+    "csv_text",
+    "finished_line",
+    "json_value",
+    "plan_line",
+    "table",
+]
+
+_HEADER = (
+    "method", "length", "prefill s", "tok/s", "decode ms (p50 / p95)", "KV", "peak",
+    "× prefill", "× decode", "× KV", "n", "mark",
+)  # fmt: skip
+_TEXT_COLUMNS = {"method", "mark"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Without which a figure is not worth quoting; JSON prints it as it is."""
+
+    version: str
+    torch: str
+    transformers: str
+    python: str
+    device: str
+    device_name: str
+    dtype: str
+    threads: int
+    model: str
+    weights: str
+    group_size: int
+    window: int
+    new_tokens: int
+    repeat: int
+    budget_s: float
+    seed: int
+    lengths: tuple[int, ...]
+    methods: tuple[str, ...]
+    time: str
+    command: str
+
+    def line(self) -> str:
+        """Sum it up in one line."""
+        place = f"{self.device_name} ({self.device}"
+        place += f", {self.threads} threads)" if self.device == "cpu" else ")"
+        return " · ".join(
+            (
+                f"cca {self.version}",
+                f"torch {self.torch}",
+                f"transformers {self.transformers}",
+                place,
+                self.dtype,
+                f"{self.model} ({self.weights})",
+                f"G {self.group_size} W {self.window:,}",
+                f"{self.new_tokens} new tokens",
+                f"repeat {self.repeat}",
+                f"budget {self.budget_s:g} s",
+                f"seed {self.seed}",
+                self.time,
+                self.command,
+            )
+        )
+
+
+def plan_line(case: Case) -> str:
+    """Say before a case runs what it needs and whether it will be tried."""
+    needs = case.needs
+    verdict = "runs" if case.fits else "does not fit: oom"
+    return (
+        f"{case.method} {case.length:,}: needs {format_bytes(needs.total)} "
+        f"({format_bytes(needs.kv)} KV, {format_bytes(needs.weights)} weights), "
+        f"{format_bytes(case.free_bytes)} free: {verdict}"
+    )
+
+
+def finished_line(method: str, length: int, measurement: Measurement) -> str:
+    """Say what one run gave."""
+    label = f"{method} {length:,}: "
+    if not measurement.has_figures:
+        return label + measurement.mark
+    seconds = sorted(measurement.prefill_s)[len(measurement.prefill_s) // 2]
+    step = sorted(measurement.decode_s)[len(measurement.decode_s) // 2]
+    how = f"{measurement.mark} {measurement.sampled}".strip()
+    return (
+        f"{label}{how} ({measurement.plan}): prefill {_significant(seconds)} s, "
+        f"decode {_significant(1000 * step)} ms a token, KV {_size(measurement.kv_bytes)}, "
+        f"peak {_size(measurement.peak_bytes)}"
+    )
+
+
+def check_line(check: LogitCheck, dtype: str) -> str:
+    """Write the line on correctness."""
+    if check.max_difference is None:
+        return f"logits of cca against full: not checked, {check.reason}"
+    return (
+        f"logits of cca against full, same weights, {check.tokens:,} tokens (within the window), "
+        f"{dtype}: max |difference| {check.max_difference:.1e} "
+        f"(max |logit| {check.max_logit or 0:.3g}), same next token at "
+        f"{check.same_top:,} of {check.tokens:,}"
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Write the rows as a Markdown table, aligned; it ends without a newline."""
+    cells = [_HEADER, *(_cells(row) for row in rows)]
+    # Markdown wants three characters in a rule.
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(_HEADER))]
+    rule = [
+        "-" * width if name in _TEXT_COLUMNS else "-" * (width - 1) + ":"
+        for name, width in zip(_HEADER, widths, strict=True)
+    ]
+    return "\n".join(_line(line, widths) for line in (cells[0], rule, *cells[1:]))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if name in _TEXT_COLUMNS else cell.rjust(width)
+        for name, cell, width in zip(_HEADER, cells, widths, strict=True)
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    mark = row.mark
+    if row.sampled:
+        mark += f" ({row.sampled})"
+    if row.mark == "oom" and row.needs_bytes and row.free_bytes:
+        mark += f" (needs {format_bytes(row.needs_bytes)}, {format_bytes(row.free_bytes)} free)"
+    decode = ""
+    if row.decode_ms is not None and row.decode_p95_ms is not None:
+        decode = f"{_significant(row.decode_ms)} / {_significant(row.decode_p95_ms)}"
+    return (
+        row.method,
+        f"{row.length:,}",
+        _significant(row.prefill_s),
+        "" if row.prefill_tokens_per_s is None else f"{row.prefill_tokens_per_s:,.0f}",
+        decode,
+        _size(row.kv_bytes),
+        _size(row.peak_bytes),
+        _ratio(row.prefill_ratio),
+        _ratio(row.decode_ratio),
+        _ratio(row.kv_ratio),
+        str(row.n) if row.n else "",
+        # A reason may hold what would end the cell.
+        mark.replace("|", "/").replace("\n", " ")[:160],
+    )
+
+
+def _significant(value: float | None) -> str:
+    """Write three digits, more where they stand before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else format_bytes(count)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _record(row: Row) -> dict[str, Any]:
+    record = asdict(row)
+    del record["samples"]
+    return record
+
+
+def csv_text(rows: Sequence[Row], provenance: Provenance) -> str:
+    """Write the rows as CSV, every row with the facts that it cannot be quoted without."""
+    facts = asdict(provenance)
+    kept = ("version", "torch", "transformers", "device_name", "dtype", "threads", "model", "time")
+    records = [{**_record(row), **{name: facts[name] for name in kept}} for row in rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def json_value(rows: Sequence[Row], check: LogitCheck, provenance: Provenance) -> Mapping[str, Any]:
+    """Build the object of --json; times in seconds or, where named so, ms; sizes in bytes."""
+    return {
+        "provenance": asdict(provenance),
+        "check": asdict(check),
+        "rows": [{**_record(row), "samples": [asdict(s) for s in row.samples]} for row in rows],
+    }

@@ -1,0 +1,130 @@
+"""``cca bench``: CCA beside standard attention, in time and in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cca_cli.console import Console
+from cca_cli.model_loading import DEFAULT_GROUP_SIZE, DEFAULT_MODEL, DEFAULT_WINDOW
+from cca_cli.options import (
+    DebugOpt,
+    DeviceOpt,
+    DtypeOpt,
+    GroupSizeOpt,
+    JsonOpt,
+    ModelOpt,
+    OfflineOpt,
+    QuietOpt,
+    VerboseOpt,
+    WindowOpt,
+)
+
+
+def bench(
+    ctx: typer.Context,
+    lengths: Annotated[
+        str,
+        typer.Option("--len", metavar="LIST", help="Tokens to read; k is 1,024: 4k,32k,128k."),
+    ] = "1k,4k,16k",
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="full: transformers' LLaMA with SDPA; cca: the engine of cca."
+        ),
+    ] = "full,cca",
+    model: ModelOpt = DEFAULT_MODEL,
+    shape: Annotated[
+        Literal["smollm2-135m", "llama2-7b", "llama3-8b"] | None,
+        typer.Option("--shape", help="Random weights of this shape; nothing is downloaded."),
+    ] = None,
+    device: DeviceOpt = "auto",
+    dtype: DtypeOpt = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="CPU threads; torch's own choice if not set."),
+    ] = None,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", min=1, help="Tokens to write after each reading.")
+    ] = 32,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default=False, help="Runs of each cell, in turns; 3 on a GPU, else 1."
+        ),
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="A reading that would take longer is sampled."
+        ),
+    ] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of token ids and random weights.")] = 0,
+    group_size: GroupSizeOpt = DEFAULT_GROUP_SIZE,
+    window: WindowOpt = DEFAULT_WINDOW,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the rows as CSV.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw them (.png, .svg, .pdf; needs cca[plot])."),
+    ] = None,
+    offline: OfflineOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Measure CCA beside standard attention: seconds, KV bytes, peak memory.
+
+    A row is marked measured, sampled (it would have taken longer than --budget), oom (it does
+    not fit) or failed. docs/benchmarks.md says how the figures are made.
+
+    \b
+    Examples:
+      cca bench --len 4k,32k,128k
+      cca bench --len 128k --shape llama2-7b --device cuda --plot bench.png
+      cca bench --len 1k --json | jq '.rows[].kv_bytes'
+    """
+    # Listing the commands must not wait for what only measuring needs.
+    from cca_cli.bench_options import check_output, parse_lengths, parse_methods
+    from cca_cli.bench_output import check_line, csv_text, json_value, table
+    from cca_cli.bench_plot import check_plot, save_plot
+    from cca_cli.bench_run import (
+        describe,
+        fail_if_any_failed,
+        look_at_machine,
+        prepare_workload,
+        run_cells,
+    )
+
+    console = Console.of(ctx)
+    tokens, chosen = parse_lengths(lengths), parse_methods(methods)
+    if plot is not None:
+        check_plot(plot)
+        check_output(plot, "--plot")
+    if csv is not None:
+        check_output(csv, "--csv")
+    work = prepare_workload(
+        console, model, shape, tokens=max(tokens) + new_tokens, group_size=group_size,
+        window=window, offline=offline, device=device, dtype=dtype, threads=threads,
+        new_tokens=new_tokens, budget=budget, seed=seed,
+    )  # fmt: skip
+    machine = look_at_machine(console, work, longest=max(tokens))
+    turns = repeat or (3 if machine.device.startswith("cuda") else 1)
+    provenance = describe(work, machine, lengths=tokens, methods=chosen, repeat=turns)
+    rows, check = run_cells(console, work, machine, provenance)
+    if csv is not None:
+        csv.write_text(csv_text(rows, provenance), encoding="utf-8")
+    if plot is not None:
+        title = f"{work.name}, {machine.device_name}, {machine.dtype}"
+        save_plot(rows, plot, title=f"{title}, G {group_size}, W {window:,}")
+    if console.human:
+        console.result(provenance.line() + "\n")
+        console.result(table(rows) + "\n")
+        console.result(check_line(check, machine.dtype))
+    else:
+        console.json(json_value(rows, check, provenance))
+    fail_if_any_failed(rows)
