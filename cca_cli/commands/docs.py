@@ -1,0 +1,203 @@
+"""``cca docs``: the library of documents that have been read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cca_cli.console import Console
+from cca_cli.errors import InputError, MissingMemoryError, UsageError
+from cca_cli.formatting import format_bytes
+from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, QuietOpt, VerboseOpt
+
+if TYPE_CHECKING:
+    from cca_cli.library import Library
+
+app = typer.Typer(
+    help="List, show and remove the documents in the library.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_COLUMNS = ("name", "pages", "tokens", "model", "bytes", "last_used", "state", "id", "path")
+
+DocArg = Annotated[
+    str, typer.Argument(metavar="DOC", help="Path, name, or the start of an entry's key.")
+]
+
+
+def open_library() -> Library:
+    """Return the user's library."""
+    # Listing the commands must not wait for what only the library needs.
+    from cca_cli.library import Library
+    from cca_cli.paths import library_dir
+
+    return Library(library_dir())
+
+
+@app.command("ls")
+def ls(
+    ctx: typer.Context,
+    json: JsonOpt = False,
+    jsonl: JsonlOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """List the documents in the library, last used first.
+
+    \b
+    Examples:
+      cca docs ls
+      cca docs ls --json | jq '.documents[].path'
+    """
+    console = Console.of(ctx)
+    rows = open_library().listing()
+    if not rows and console.human:
+        console.note("the library is empty; cca ingest FILE reads a document into it")
+        return
+    console.listing("documents", [{**row, "id": row["key"][:12]} for row in rows], _COLUMNS)
+
+
+@app.command("show")
+def show(
+    ctx: typer.Context,
+    doc: DocArg,
+    page: Annotated[
+        int | None, typer.Option("--page", min=1, help="Print the text of this page.")
+    ] = None,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Show what the library knows of a document, or the text of one page as the model read it.
+
+    \b
+    Examples:
+      cca docs show book.pdf
+      cca docs show book.pdf --page 12
+    """
+    console = Console.of(ctx)
+    entry = open_library().find(doc)[0]
+    if page is not None:
+        found = next((p for p in entry.pages() if p["number"] == page), None)
+        if found is None:
+            raise InputError(
+                f"{doc}: page {page} is not among the pages read",
+                hint=f"it has {entry.manifest['pages']:,} pages: cca docs show {doc}",
+            )
+        if console.human:
+            console.result(found["text"])
+        else:
+            console.json({"doc": entry.manifest["document"]["name"], **found})
+        return
+    document = entry.manifest["document"]
+    facts = {
+        **entry.summary(),
+        "format": document["format"],
+        "reader": document["reader"],
+        "directory": str(entry.path),
+        "empty_pages": [p["number"] for p in entry.pages() if not p["text"].strip()],
+        "outline": document["outline"],
+        "warnings": document["warnings"],
+    }
+    if not console.human:
+        console.json(facts)
+        return
+    for name, value in facts.items():
+        if name == "outline":
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        console.result(f"{name}\t{text}")
+    for item in document["outline"]:
+        console.result(f"outline\t{'  ' * item['level']}{item['title']}\t{item['page']}")
+
+
+@app.command("rm")
+def rm(
+    ctx: typer.Context,
+    doc: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOC...", help="Path, name, or the start of an entry's key."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Empty the library.")] = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Remove documents from the library: memory, tokens and text, read with any model.
+
+    \b
+    Examples:
+      cca docs rm book.pdf
+      cca docs rm --all
+    """
+    console = Console.of(ctx)
+    if bool(doc) == everything:
+        raise UsageError("name the documents to remove, or --all", hint="cca docs ls")
+    library = open_library()
+    paths: dict[Path, str] = {}
+    for query in doc or []:
+        unfinished = library.unfinished(query)
+        try:
+            found = [entry.path for entry in library.find(query)]
+        except InputError:
+            if not unfinished:
+                raise
+            found = []
+        paths.update(dict.fromkeys([*found, *unfinished], query))
+    if everything:
+        paths.update(dict.fromkeys(library.directories(), "--all"))
+    freed = sum(library.remove(path) for path in paths)
+    if console.human:
+        console.note(f"removed {len(paths)} entries, {format_bytes(freed)}")
+    else:
+        console.json(
+            {"removed": [path.name.removeprefix(".draft-") for path in paths], "bytes": freed}
+        )
+
+
+@app.command("verify")
+def verify(
+    ctx: typer.Context,
+    doc: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOC...", help="Path, name, or key; all without one."),
+    ] = None,
+    json: JsonOpt = False,
+    jsonl: JsonlOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Hash every file of the library's entries and compare with what was written (exit 8).
+
+    \b
+    Examples:
+      cca docs verify
+      cca docs verify book.pdf
+    """
+    console = Console.of(ctx)
+    library = open_library()
+    entries = [e for query in doc for e in library.find(query)] if doc else library.entries()
+    rows = [
+        {
+            "id": entry.key[:12],
+            "key": entry.key,
+            "name": entry.manifest["document"]["name"],
+            "damage": entry.damage(thorough=True),
+        }
+        for entry in entries
+    ]
+    shown = [{**row, "damage": row["damage"] or "none"} if console.human else row for row in rows]
+    console.listing("documents", shown, ("id", "name", "damage"))
+    bad = [row for row in rows if row["damage"]]
+    if bad:
+        raise MissingMemoryError(
+            f"{len(bad)} of {len(rows)} entries are damaged",
+            hint=f"cca docs rm {bad[0]['id']}; the next cca ask or ingest reads it again",
+        )

@@ -1,0 +1,329 @@
+"""The steps of opening one document: recognise, look up, read, prefill, store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cca_cli.console import Console
+from cca_cli.document_text import (
+    ReadOptions,
+    absolute,
+    fingerprint_of,
+    summary_line,
+    tokenize,
+)
+from cca_cli.errors import InputError
+from cca_cli.formatting import format_duration
+from cca_cli.interrupts import StopRequest, deferred_interrupts
+from cca_cli.library import DAMAGED, Library, Miss
+from cca_cli.library_draft import Draft
+from cca_cli.library_entry import Entry, Fingerprint, Settings, StoredText
+from cca_cli.limits import check_length
+
+if TYPE_CHECKING:
+    from cca_models.documents import Document
+    from cca_models.engine import LanguageModel
+    from cca_models.memory import Memory
+
+__all__ = ["Job", "OpenDocument", "Plan"]
+
+_CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is about to be read, told before it costs anything.
+
+    Attributes:
+        name: Name of the document.
+        tokens: Tokens to read now.
+        reason: Why the library cannot serve it.
+        seconds: Estimate of how long reading takes.
+    """
+
+    name: str
+    tokens: int
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenDocument:
+    """A document with its memory.
+
+    Attributes:
+        text: The document, its token ids and page spans.
+        memory: The memory of all of `text.ids`; fork it before use.
+        hit: Whether it came from the library.
+        reason: Why it did not; None on a hit.
+        entry: The library's entry; None with the cache off.
+        timing_s: Seconds of each stage that ran.
+    """
+
+    text: StoredText
+    memory: Memory
+    hit: bool
+    reason: str | None
+    entry: Entry | None
+    timing_s: Mapping[str, float]
+
+    @property
+    def document(self) -> Document:
+        """Pages, labels and outline."""
+        return self.text.document
+
+    def cache_json(self) -> dict[str, object]:
+        """Return the ``cache`` object of JSON output."""
+        return {
+            "hit": self.hit,
+            "reason": self.reason,
+            "bytes": self.entry.nbytes if self.entry else None,
+            "entry": self.entry.key if self.entry else None,
+        }
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """One call of `open_document`."""
+
+    path: str
+    model: LanguageModel
+    console: Console
+    prefix_ids: tuple[int, ...]
+    options: ReadOptions
+    reserve: int
+    on_plan: Callable[[Plan], None] | None
+    library: Library
+    text: StoredText | None = None
+    timing_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What to call the document."""
+        return "stdin" if self.path == "-" else os.path.basename(self.path)
+
+    @property
+    def settings(self) -> Settings:
+        """What it is read with, for people."""
+        return Settings(
+            model=self.model.checkpoint.name,
+            group_size=self.model.cca.group_size,
+            window=self.model.cca.window,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+        )
+
+    def recognise(self) -> Fingerprint:
+        """Find out what the document is, by reading it only where there is no other way."""
+        # Standard input cannot be read twice; a file that cannot be read gets the reader's words.
+        if not (os.path.isfile(self.path) and os.access(self.path, os.R_OK)):
+            self._read()
+        document = self.text.document if self.text is not None else None
+        return fingerprint_of(self.path, document, self.model, self.prefix_ids, self.options)
+
+    def look_up(self, wanted: Fingerprint) -> OpenDocument | Miss:
+        """Open the library's entry, or say why there is none to use."""
+        found = self.library.lookup(wanted, path=absolute(self.path), settings=self.settings)
+        if isinstance(found, Miss):
+            return found
+        with self._timed("cache_load"):
+            text = self.stored_text(found.entry)
+            memory = _load_memory(found.entry.memory_path, self.model)
+        if isinstance(memory, str) or memory.seen != len(text.ids):
+            detail = memory if isinstance(memory, str) else "memory and tokens do not agree"
+            return Miss(f"{DAMAGED}: {detail}")
+        if memory.capacity < len(text.ids) + self.reserve:
+            return Miss("read with too little room for the question and answer")
+        found.entry.touch()
+        self.console.detail(f"{summary_line(text)}; from the library")
+        return self._opened(text, memory, reason=None, entry=found.entry)
+
+    def stored_text(self, entry: Entry) -> StoredText:
+        """Read an entry's text, under the name that the file has now."""
+        text = entry.read_text()
+        named = replace(text.document, name=self.name, path=absolute(self.path))
+        return replace(text, document=named)
+
+    def tell_wait(self, holder: str) -> None:
+        """Say that another process is making the same memory."""
+        self.console.note(f"{self.name}: another cca (pid {holder}) is reading it; waiting")
+
+    def read_only_now(self) -> OpenDocument:
+        """Read without the library."""
+        reason = "the library is off"
+        text = self._announced_text()
+        memory = self._new_memory(text)
+        self._announce(text, 0, reason)
+        with self._timed("prefill"), self.console.progress(self.name) as progress:
+
+            def on_chunk(done: int, total: int) -> None:
+                progress("prefill", done, total)
+
+            self.model.prefill(memory, text.ids.tolist(), on_chunk=on_chunk)
+        return self._opened(text, memory, reason=reason, entry=None)
+
+    def read_and_store(self, wanted: Fingerprint, reason: str, *, anew: bool) -> OpenDocument:
+        """Read what the library lacks and store it. The caller holds the key."""
+        draft = self.library.open_draft(wanted, self.settings)
+        target = self.library.path_of(wanted)
+        if anew:
+            draft.discard()
+        elif Draft.is_complete(draft.path):
+            draft.promote(target)
+            found = self.look_up(wanted)
+            if isinstance(found, OpenDocument):
+                return found
+        try:
+            text = self._text_of(draft, wanted)
+            memory = self._resumed(draft, text) or self._new_memory(text)
+            if not memory.seen:
+                draft.start(text)
+            self._announce(text, memory.seen, reason)
+            with deferred_interrupts(self._tell_stop) as stop:
+                self._prefill(draft, text, memory, stop)
+                with self._timed("save"), self.console.progress(self.name) as progress:
+                    progress("save", 0, 0)
+                    entry = draft.finish(text, memory, target)
+                if stop:
+                    self.console.note(f"{self.name}: read to the end and stored")
+                    stop.leave()
+        except BaseException:
+            draft.discard_if_useless()
+            raise
+        return self._opened(text, memory, reason=reason, entry=entry)
+
+    def _prefill(self, draft: Draft, text: StoredText, memory: Memory, stop: StopRequest) -> None:
+        start, total = memory.seen, len(text.ids)
+        saved_at = time.monotonic()
+        if start == total:
+            return
+        with self._timed("prefill"), self.console.progress(self.name) as progress:
+            progress("prefill", start, total)
+
+            def on_chunk(done: int, _: int) -> None:
+                nonlocal saved_at
+                progress("prefill", start + done, total)
+                if start + done == total:
+                    return
+                if stop or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                    draft.checkpoint(text, memory)
+                    saved_at = time.monotonic()
+                if stop:
+                    self.console.note(
+                        f"{self.name}: kept {start + done:,} of {total:,} tokens; "
+                        "the same command continues from there"
+                    )
+                    stop.leave()
+
+            self.model.prefill(memory, text.ids[start:].tolist(), on_chunk=on_chunk)
+
+    def _tell_stop(self) -> None:
+        self.console.note(
+            f"{self.name}: stopping after this chunk, keeping what was read; "
+            "Ctrl-C again stops at once"
+        )
+
+    def _text_of(self, draft: Draft, wanted: Fingerprint) -> StoredText:
+        if self.text is None:
+            self.text = draft.read_text()
+        text = self._announced_text()
+        if text.document.sha256 != wanted.document_sha256:
+            raise InputError(
+                f"{self.name}: the file changed while it was being read",
+                hint="run the same command again",
+            )
+        return text
+
+    def _resumed(self, draft: Draft, text: StoredText) -> Memory | None:
+        saved = draft.saved_memory()
+        if saved is None:
+            return None
+        path, done = saved
+        memory = _load_memory(path, self.model)
+        if isinstance(memory, str) or memory.seen != done:
+            self.console.warn(f"{self.name}: the interrupted run's memory is damaged; not used")
+            return None
+        if memory.capacity < len(text.ids) + self.reserve:
+            return None
+        return memory
+
+    def _new_memory(self, text: StoredText) -> Memory:
+        return self.model.new_memory(len(text.ids) + self.reserve)
+
+    def text_read(self) -> StoredText:
+        """Read the document unless that is done, and pass its warnings on."""
+        text = self.text or self._read()
+        for warning in text.document.warnings:
+            self.console.warn(f"{self.name}: {warning}")
+        return text
+
+    def _announced_text(self) -> StoredText:
+        text = self.text_read()
+        self.console.note(summary_line(text))
+        check_length(text, limit=self.model.max_tokens, reserve=self.reserve)
+        return text
+
+    def _announce(self, text: StoredText, done: int, reason: str) -> None:
+        tokens = len(text.ids) - done
+        seconds = self.model.estimate_seconds(len(text.ids))
+        seconds -= self.model.estimate_seconds(done) if done else 0.0
+        seconds = max(seconds, 0.0)
+        plan = Plan(name=self.name, tokens=tokens, reason=reason, seconds=seconds)
+        if done:
+            self.console.note(f"{self.name}: continuing after {done:,} of {len(text.ids):,} tokens")
+        else:
+            self.console.note(
+                f"{self.name}: {reason}; reading takes about {format_duration(seconds)}"
+            )
+        if self.on_plan is not None:
+            self.on_plan(plan)
+
+    def _read(self) -> StoredText:
+        with self.console.progress(self.name) as progress:
+            with self._timed("extract"):
+                progress("read", 0, 0)
+                document = self.options.read(self.path)
+            with self._timed("tokenise"):
+                self.text = tokenize(
+                    document, self.model.tokenizer, self.prefix_ids, progress=progress
+                )
+        return self.text
+
+    def _opened(
+        self, text: StoredText, memory: Memory, *, reason: str | None, entry: Entry | None
+    ) -> OpenDocument:
+        if memory.seen != len(text.ids):
+            raise RuntimeError(f"expected a memory of {len(text.ids)} tokens, got {memory.seen}")
+        return OpenDocument(
+            text=text,
+            memory=memory,
+            hit=reason is None,
+            reason=reason,
+            entry=entry,
+            timing_s=dict(self.timing_s),
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timing_s[stage] = time.perf_counter() - start
+
+
+def _load_memory(path: Path, model: LanguageModel) -> Memory | str:
+    """Load a memory, or say what is wrong with the file."""
+    # The engine imports torch.
+    from cca_models.errors import MemoryFileError
+    from cca_models.memory import Memory
+
+    try:
+        return Memory.load(path, model)
+    except MemoryFileError as error:
+        return str(error)

@@ -1,0 +1,213 @@
+"""An entry in the making: a hidden directory that lookups do not see and a re-run continues.
+
+It holds the text, the tokens and the last saved memory. The caller holds the key's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cca_cli.library_entry import (
+    MANIFEST,
+    MEMORY,
+    TEXT,
+    TOKENS,
+    Entry,
+    Fingerprint,
+    Settings,
+    StoredText,
+    document_from,
+    document_record,
+)
+from cca_cli.library_files import (
+    encode_json,
+    file_sha256,
+    make_private_dir,
+    read_json,
+    remove_tree,
+    sync_dir,
+    write_file,
+    write_json,
+    write_with,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Draft", "SavableMemory"]
+
+STATE = "state.json"
+
+
+class SavableMemory(Protocol):
+    """What the library needs of a memory."""
+
+    @property
+    def seen(self) -> int:
+        """Tokens read."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        ...
+
+
+class Draft:
+    """A draft of one entry.
+
+    Attributes:
+        path: Its directory; it need not exist yet.
+        fingerprint: What the entry will be keyed by.
+        settings: The settings, for people.
+    """
+
+    def __init__(self, path: Path, fingerprint: Fingerprint, settings: Settings) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.settings = settings
+
+    def read_text(self) -> StoredText | None:
+        """Return the text and tokens that an earlier run left, or None."""
+        import numpy as np
+
+        state = self._state()
+        if state is None:
+            return None
+        try:
+            with open(self.path / TEXT, encoding="utf-8") as stream:
+                pages = [json.loads(line) for line in stream]
+            ids: npt.NDArray[Any] = np.load(self.path / TOKENS, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return StoredText(
+            document=document_from(state["document"], pages),
+            ids=ids,
+            prefix_tokens=state["prefix_tokens"],
+            page_tokens=tuple(page["tokens"] for page in pages),
+        )
+
+    def saved_memory(self) -> tuple[Path, int] | None:
+        """Return the last saved memory and the tokens it has read, or None."""
+        state = self._state()
+        if state is None or not state["done"]:
+            return None
+        path = self.path / state["memory"]
+        return (path, state["done"]) if path.is_file() else None
+
+    def start(self, text: StoredText) -> None:
+        """Store text and tokens, in place of whatever an earlier run left."""
+        import numpy as np
+
+        remove_tree(self.path)
+        make_private_dir(self.path)
+        pages = zip(text.document.pages, text.page_tokens, strict=True)
+        lines = (
+            json.dumps(
+                {"number": page.number, "label": page.label, "tokens": tokens, "text": page.text},
+                ensure_ascii=False,
+            )
+            for page, tokens in pages
+        )
+        write_file(self.path / TEXT, encode_json("".join(line + "\n" for line in lines)))
+
+        def save_ids(aside: Path) -> None:
+            with open(aside, "xb") as stream:
+                np.save(stream, text.ids.astype(np.uint32, copy=False), allow_pickle=False)
+
+        write_with(self.path / TOKENS, save_ids)
+        self._write_state(text, done=0, memory="")
+
+    def checkpoint(self, text: StoredText, memory: SavableMemory) -> None:
+        """Save the memory as it stands; the one saved before is kept until this one is whole."""
+        name = f"memory-{memory.seen}.safetensors"
+        write_with(self.path / name, memory.save)
+        self._write_state(text, done=memory.seen, memory=name)
+        for old in self.path.glob("memory-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+
+    def finish(self, text: StoredText, memory: SavableMemory, target: Path) -> Entry:
+        """Save the whole memory and turn the draft into the entry.
+
+        Args:
+            text: What was read.
+            memory: The memory of all of it.
+            target: Directory of the entry; one that is there already is replaced.
+
+        Returns:
+            The entry.
+        """
+        write_with(self.path / MEMORY, memory.save)
+        manifest = {
+            "key": self.fingerprint.key,
+            "fingerprint": asdict(self.fingerprint),
+            "settings": asdict(self.settings),
+            "document": document_record(text.document),
+            "pages": len(text.document.pages),
+            "tokens": len(text.ids),
+            "prefix_tokens": text.prefix_tokens,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": {
+                name: {
+                    "bytes": (self.path / name).stat().st_size,
+                    "sha256": file_sha256(self.path / name),
+                }
+                for name in (TEXT, TOKENS, MEMORY)
+            },
+        }
+        write_json(self.path / MANIFEST, manifest)
+        return self.promote(target)
+
+    def promote(self, target: Path) -> Entry:
+        """Rename a draft that is complete into the library."""
+        (self.path / STATE).unlink(missing_ok=True)
+        for leftover in (*self.path.glob("memory-*.safetensors"), *self.path.glob(".*")):
+            leftover.unlink(missing_ok=True)
+        sync_dir(self.path)
+        if target.exists():
+            remove_tree(target)
+        os.replace(self.path, target)
+        sync_dir(target.parent)
+        entry = Entry.open(target)
+        assert entry is not None
+        return entry
+
+    @staticmethod
+    def is_complete(path: Path) -> bool:
+        """Whether the run was cut off after everything was written, just before the rename."""
+        entry = Entry.open(path)
+        return entry is not None and entry.damage() is None
+
+    def discard(self) -> None:
+        """Remove the draft."""
+        remove_tree(self.path)
+
+    def discard_if_useless(self) -> None:
+        """Remove the draft unless a later run could continue from a saved memory."""
+        if self.saved_memory() is None:
+            self.discard()
+
+    def _state(self) -> dict[str, Any] | None:
+        state = read_json(self.path / STATE)
+        if not isinstance(state, dict) or state.get("key") != self.fingerprint.key:
+            return None
+        return state
+
+    def _write_state(self, text: StoredText, *, done: int, memory: str) -> None:
+        state = {
+            "key": self.fingerprint.key,
+            "fingerprint": asdict(self.fingerprint),
+            "settings": asdict(self.settings),
+            "document": document_record(text.document),
+            "pages": len(text.document.pages),
+            "tokens": len(text.ids),
+            "prefix_tokens": text.prefix_tokens,
+            "done": done,
+            "memory": memory,
+        }
+        write_json(self.path / STATE, state)

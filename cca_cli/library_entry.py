@@ -1,0 +1,271 @@
+"""One entry of the library: what it is keyed by, what its manifest says, and its text.
+
+<key>/manifest.json        fingerprint, settings, document, outline, sizes and hashes of the files
+<key>/text.jsonl           one page a line: number, label, tokens, text
+<key>/tokens.npy           uint32, the prompt's prefix and then every page
+<key>/memory.safetensors   the memory itself
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cca_cli.library_files import check_safetensors, file_sha256, read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from cca_models.documents import Document
+
+__all__ = ["FORMAT_VERSION", "Entry", "Fingerprint", "Settings", "StoredText"]
+
+FORMAT_VERSION = 1
+"""Raised whenever the files of an entry change their meaning."""
+
+MANIFEST = "manifest.json"
+TEXT = "text.jsonl"
+TOKENS = "tokens.npy"
+MEMORY = "memory.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The part of a fingerprint that people recognise; named when a memory does not fit.
+
+    Attributes:
+        model: Name of the checkpoint.
+        group_size: Tokens per core token, G.
+        window: Raw tokens, W.
+        dtype: Number format of the memory.
+    """
+
+    model: str
+    group_size: int
+    window: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fingerprint:
+    """Everything that a memory depends on; two runs that agree in it make the same memory.
+
+    Attributes:
+        document_sha256: Digest of the file's bytes.
+        reading: Reader options and versions that turn the bytes into text.
+        pages: Page selection as given, "all" without one.
+        model: Fingerprint of the language model: checkpoint, attention settings, RoPE rule, dtype.
+        tokenizer: Fingerprint of the tokenizer.
+        prefix_sha256: Digest of the token ids that stand before the document.
+        format_version: Version of the entry's files.
+    """
+
+    document_sha256: str
+    reading: str
+    pages: str
+    model: str
+    tokenizer: str
+    prefix_sha256: str
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> str:
+        """Name of the entry: SHA-256 over the canonical JSON of the whole, hex."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Fingerprint:
+        """Read a fingerprint back from a manifest.
+
+        Raises:
+            TypeError: If a field is missing.
+        """
+        return cls(**{field.name: value[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredText:
+    """A document with its tokens.
+
+    Attributes:
+        document: Pages, labels and outline.
+        ids: Token ids: the prompt's prefix, then page after page; uint32.
+        prefix_tokens: Length of the prefix.
+        page_tokens: Tokens of every page, in the order of the pages.
+    """
+
+    document: Document
+    ids: npt.NDArray[np.uint32]
+    prefix_tokens: int
+    page_tokens: tuple[int, ...]
+
+    @property
+    def page_spans(self) -> tuple[tuple[int, int], ...]:
+        """First token and the token after the last of every page, as places in `ids`."""
+        spans, start = [], self.prefix_tokens
+        for count in self.page_tokens:
+            spans.append((start, start + count))
+            start += count
+        return tuple(spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished entry on disk.
+
+    Attributes:
+        path: Its directory.
+        manifest: Its manifest as read.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Entry | None:
+        """Open the entry in a directory; None if there is no readable manifest."""
+        manifest = read_json(path / MANIFEST)
+        if not isinstance(manifest, dict):
+            return None
+        entry = cls(path, manifest)
+        try:
+            entry.summary()
+        except (KeyError, TypeError, ValueError):
+            return None
+        return entry
+
+    @property
+    def key(self) -> str:
+        """Name of the entry."""
+        return str(self.manifest["key"])
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the entry is keyed by."""
+        return Fingerprint.from_dict(self.manifest["fingerprint"])
+
+    @property
+    def settings(self) -> Settings:
+        """The settings it was read with."""
+        return Settings(**self.manifest["settings"])
+
+    @property
+    def memory_path(self) -> Path:
+        """File of the memory."""
+        return self.path / MEMORY
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, by the manifest."""
+        return sum(int(record["bytes"]) for record in self.manifest["files"].values())
+
+    @property
+    def last_used(self) -> datetime:
+        """When the entry was last used, UTC; kept as the manifest's modification time."""
+        return datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
+
+    def touch(self) -> None:
+        """Note that the entry is used now."""
+        try:
+            os.utime(self.path / MANIFEST)
+        except OSError:
+            # A library on a read-only disk can still be read.
+            return
+
+    def summary(self) -> dict[str, Any]:
+        """Return what listings show of the entry."""
+        document = self.manifest["document"]
+        return {
+            "key": self.key,
+            "name": document["name"],
+            "path": document["path"],
+            "sha256": self.fingerprint.document_sha256,
+            "pages": int(self.manifest["pages"]),
+            "selection": self.fingerprint.pages,
+            "tokens": int(self.manifest["tokens"]),
+            **asdict(self.settings),
+            "bytes": self.nbytes,
+            "created": self.manifest["created"],
+            "last_used": self.last_used.isoformat(timespec="seconds"),
+            "state": "ready",
+        }
+
+    def damage(self, *, thorough: bool = False) -> str | None:
+        """Look for damage.
+
+        Args:
+            thorough: Hash every file instead of comparing sizes and the memory's header.
+
+        Returns:
+            What is wrong, or None.
+        """
+        for name, record in self.manifest["files"].items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != record["bytes"]:
+                return f"{name} has {path.stat().st_size:,} bytes instead of {record['bytes']:,}"
+            if thorough and file_sha256(path) != record["sha256"]:
+                return f"{name} is not what was written"
+        return check_safetensors(self.memory_path)
+
+    def pages(self) -> Iterator[dict[str, Any]]:
+        """Read the stored pages: number, label, tokens, text."""
+        with open(self.path / TEXT, encoding="utf-8") as stream:
+            for line in stream:
+                yield json.loads(line)
+
+    def read_document(self) -> Document:
+        """Read the stored document without its tokens."""
+        return document_from(self.manifest["document"], list(self.pages()))
+
+    def read_text(self) -> StoredText:
+        """Read the stored document with its tokens."""
+        import numpy as np
+
+        pages = list(self.pages())
+        return StoredText(
+            document=document_from(self.manifest["document"], pages),
+            ids=np.load(self.path / TOKENS, allow_pickle=False),
+            prefix_tokens=int(self.manifest["prefix_tokens"]),
+            page_tokens=tuple(page["tokens"] for page in pages),
+        )
+
+
+def document_from(record: Mapping[str, Any], pages: Sequence[Mapping[str, Any]]) -> Document:
+    """Build a document from its record in the manifest and its stored pages."""
+    from cca_models.documents import Document, OutlineEntry, Page
+
+    return Document(
+        name=record["name"],
+        path=record["path"],
+        sha256=record["sha256"],
+        format=record["format"],
+        reader=record["reader"],
+        unit=record["unit"],
+        pages=tuple(Page(number=p["number"], label=p["label"], text=p["text"]) for p in pages),
+        outline=tuple(OutlineEntry(**entry) for entry in record["outline"]),
+        warnings=tuple(record["warnings"]),
+    )
+
+
+def document_record(document: Document) -> dict[str, Any]:
+    """Return what the manifest says of a document: all but its pages."""
+    return {
+        "name": document.name,
+        "path": document.path,
+        "sha256": document.sha256,
+        "format": document.format,
+        "reader": document.reader,
+        "unit": document.unit,
+        "outline": [asdict(entry) for entry in document.outline],
+        "warnings": list(document.warnings),
+    }
