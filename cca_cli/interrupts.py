@@ -62,7 +62,9 @@ def deferred_interrupts(on_request: Callable[[], None]) -> Iterator[StopRequest]
         with suppress(RuntimeError):
             on_request()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A shell starts its background jobs with Ctrl-C ignored; that stays so.
+    caught = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield request
     finally:

@@ -1,7 +1,11 @@
 """What every test file shares: quiet libraries, no hub, and a fair share of the cores."""
 
 import os
+import signal
 
+# A background job of a shell ignores Ctrl-C, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # More threads than cores make torch's short parallel loops many times slower.

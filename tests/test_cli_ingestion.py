@@ -199,6 +199,19 @@ def test_a_missing_file_is_an_input_error(book: Path) -> None:
     assert caught.value.code == 4
 
 
+def test_ignored_ctrl_c_stays_ignored(book: Path) -> None:
+    def press(seen: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = opened(book, FakeModel(on_tokens=press))
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.memory.seen == len(result.text.ids)
+
+
 def test_ctrl_c_keeps_what_was_read_and_a_rerun_continues(
     book: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
