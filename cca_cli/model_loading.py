@@ -51,7 +51,6 @@ def open_model(
         )
     # These import torch, which takes seconds.
     from cca_models.checkpoints import resolve_checkpoint
-
     from cca_models.config import CCAConfig
     from cca_models.engine import load_model
 
