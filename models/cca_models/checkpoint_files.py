@@ -64,7 +64,7 @@ def check_weights(path: Path) -> list[str]:
     Raises:
         CheckpointError: If a file is missing, empty, cut off or not safetensors.
     """
-    names, wanted = _weight_files(path)
+    names, wanted = weight_files(path)
     held: set[str] = set()
     for name in names:
         held |= _check_safetensors(path / name)
@@ -76,7 +76,12 @@ def check_weights(path: Path) -> list[str]:
     return names
 
 
-def _weight_files(path: Path) -> tuple[list[str], set[str]]:
+def weight_files(path: Path) -> tuple[list[str], set[str]]:
+    """Return the names of a checkpoint's weight files, and of the tensors that an index promises.
+
+    Raises:
+        CheckpointError: If there are none, or the index is damaged.
+    """
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -1,11 +1,11 @@
 """Where and in what to compute, and a checkpoint's tensors brought there."""
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cca_models.checkpoint_files import weight_files
 from cca_models.errors import CheckpointError, ModelError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -43,26 +43,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _files(path: Path) -> list[Path]:
-    """Give the files that hold the weights: those that the index names, if there is one."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [path / name for name in sorted(set(named))]
-    single = path / "model.safetensors"
-    return [single] if single.is_file() else sorted(path.glob("*.safetensors"))
-
-
 def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Load a checkpoint's tensors; on the CPU in its own dtype they are mapped, not copied.
 
     Raises:
-        CheckpointError: If a file is damaged.
+        CheckpointError: If a file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     weights: dict[str, Tensor] = {}
-    for file in _files(path):
+    names, _ = weight_files(path)
+    for file in (path / name for name in names):
         try:
             with safe_open(file, framework="pt", device=str(device)) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
