@@ -98,12 +98,10 @@ class Rotary:
 
     Args:
         frequencies: Inverse frequencies, [D / 2]; angles are computed in their dtype.
-        scale: Factor on cosine and sine (YaRN's attention temperature, square-rooted per side).
     """
 
-    def __init__(self, frequencies: Tensor, *, scale: float = 1.0) -> None:
+    def __init__(self, frequencies: Tensor) -> None:
         self.frequencies = frequencies
-        self.scale = scale
 
     def tables(
         self, position: int, length: int, *, dtype: torch.dtype, device: torch.device
@@ -115,7 +113,7 @@ class Rotary:
         """
         p = torch.arange(position, position + length, dtype=self.frequencies.dtype)
         angle = p[:, None] * self.frequencies  # [length, D / 2]
-        cos, sin = angle.cos() * self.scale, angle.sin() * self.scale
+        cos, sin = angle.cos(), angle.sin()
         return (
             torch.cat([cos, cos], dim=-1).to(device=device, dtype=dtype),
             torch.cat([-sin, sin], dim=-1).to(device=device, dtype=dtype),
