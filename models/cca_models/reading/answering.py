@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cca_models.documents import Document
-from cca_models.reading import prompts
+from cca_models.reading import locate, prompts
 from cca_models.reading.evidence import find_citations, is_denial
 from cca_models.reading.lexical import LexicalIndex
 from cca_models.reading.passages import Span, cut_passages
@@ -108,13 +108,11 @@ class Reader:
 
     def _passage_votes(self, question: str) -> list[float] | None:
         """Sum the attention that each passage drew; None if no head is known to locate."""
-        # It imports torch, which the lexical way of reading has to pay for as late as possible.
-        from cca_models.reading.locate import locating_heads, token_votes
-
-        heads = locating_heads(self.model)
+        heads = locate.locating_heads(self.model)
         if not heads or self.memory is None:
             return None
-        sums = token_votes(self.model, self.memory, question, heads).double().cumsum(0).tolist()
+        drawn = locate.token_votes(self.model, self.memory, question, heads)
+        sums = drawn.double().cumsum(0).tolist()
         votes = []
         for passage in self.passages:
             # Tokens are spread evenly over the page's characters: off by a few at most, and a

@@ -63,8 +63,14 @@ class Summariser:
         self._cut = 0
         self._rounds = 0
         self._stretches = self._plan()
-        self._parts = [list(self._parts_of(s)) for s in self._stretches]
-        self._done, self._total = 0, sum(map(len, self._parts))
+        # Filled along the stretches, one passage after the other.
+        self._parts: list[list[str]] = []
+        spans = cut_passages(document)
+        for stretch in self._stretches:
+            inside = (span for span in spans if stretch.first <= span.page < stretch.end)
+            texts = [document.pages[span.page].text[span.start : span.end] for span in inside]
+            self._parts.append(list(self._fill(texts)))
+        self._done, self._total = 0, self.parts
 
     @property
     def parts(self) -> int:
@@ -124,17 +130,6 @@ class Summariser:
             starts[0] = "(before the first heading)"
         edges = [*sorted(starts), len(pages)]
         return [_Stretch(starts[a], a, b) for a, b in pairwise(edges)]
-
-    def _parts_of(self, stretch: _Stretch) -> Iterator[str]:
-        """Fill parts with the stretch's passages, one after the other."""
-        pages = self._document.pages[stretch.first : stretch.end]
-        part = Document(
-            name=self._document.name, path=self._document.path, sha256=self._document.sha256,
-            format=self._document.format, reader=self._document.reader,
-            unit=self._document.unit, pages=pages,
-        )  # fmt: skip
-        texts = [pages[span.page].text[span.start : span.end] for span in cut_passages(part)]
-        yield from self._fill(texts)
 
     def _fill(self, texts: Sequence[str]) -> Iterator[str]:
         """Join texts into pieces that fit the window with their prompt and summary."""
