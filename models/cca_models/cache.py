@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from cca_models.attention import Handle, Padding, settings_of
 from cca_models.config import CCAConfig
 from cca_models.errors import MemoryFileError
-from cca_models.layer_memory import LayerMemory
+from cca_models.layer_memory import KEPT, LayerMemory
 
 
 class CCACacheLayer(CacheLayerMixin):
@@ -237,8 +237,7 @@ class CCACache(Cache):
                 for j, part in enumerate(header["parts"]):
                     memory = LayerMemory(cache.cca)
                     if part["seen"]:
-                        names = ("core_k", "core_v", "raw_k", "raw_v")
-                        found = {n: tensors[f"layers.{i}.parts.{j}.{n}"] for n in names}
+                        found = {n: tensors[f"layers.{i}.parts.{j}.{n}"] for n in KEPT}
                         memory.restore(found, seen=part["seen"])
                         layer.lazy_initialization(found["raw_k"], found["raw_v"])
                     layer._parts.append((part["padding"], list(part["rows"]), memory))

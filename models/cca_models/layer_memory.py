@@ -16,6 +16,8 @@ from torch import Tensor
 from cca_kernels import attend, decode, group_anchors, pool_groups
 from cca_models.config import CCAConfig
 
+# What a layer keeps, under the names that it is saved by.
+KEPT = ("core_k", "core_v", "raw_k", "raw_v")
 # Room behind the raw tail, so that a decode step appends in place and moves the tail only rarely.
 _SLACK = 256
 # Up to this many new tokens the few-query operation is the faster one.
@@ -79,7 +81,7 @@ class LayerMemory:
         return 2 * B * KV * slots * D * self._raw_k.element_size()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what must be saved: core_k, core_v, raw_k, raw_v."""
+        """Give what must be saved, under the names of KEPT."""
         if self._raw_k is None or self._raw_v is None:
             return {}
         core_k, core_v = self._visible(self.pooled)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cca_models.errors import ContextTooLongError, MemoryFileError
-from cca_models.layer_memory import LayerMemory
+from cca_models.layer_memory import KEPT, LayerMemory
 from cca_models.rope import Rotary
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class Memory:
         for i, layer in enumerate(memory.layers):
             found = {
                 kind: tensors[f"layers.{i}.{kind}"]
-                for kind in ("core_k", "core_v", "raw_k", "raw_v")
+                for kind in KEPT
                 if f"layers.{i}.{kind}" in tensors
             }
-            if len(found) != 4 or not _fits(found, seen, model):
+            if len(found) != len(KEPT) or not _fits(found, seen, model):
                 raise MemoryFileError(f"{path.name} lacks a part of layer {i}")
             layer.restore(found, seen=seen)
         return memory
