@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from cca_cli.model_loading import model_json
+
 if TYPE_CHECKING:
     from cca_cli.questions import Question
     from cca_models.documents import Document
@@ -79,12 +81,9 @@ def answer_json(
             }
         ],
         "model": {
-            "name": model.checkpoint.name,
-            "fingerprint": model.fingerprint,
+            **model_json(model),
             "attention": "cca",
             "adapted": model.checkpoint.adapted,
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
         },
         "cache": cache,
         "usage": dict(answer.usage) if answer else None,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cca_cli.console import Console
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
 
-__all__ = ["DEFAULT_GROUP_SIZE", "DEFAULT_MODEL", "DEFAULT_WINDOW", "open_model"]
+__all__ = ["DEFAULT_GROUP_SIZE", "DEFAULT_MODEL", "DEFAULT_WINDOW", "model_json", "open_model"]
 
 # Held equal to cca_models by a test: help texts need them, and importing them would need torch.
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -64,3 +64,13 @@ def open_model(
     if model.tokenizer.warning:
         console.warn(model.tokenizer.warning)
     return model
+
+
+def model_json(model: LanguageModel) -> dict[str, Any]:
+    """Name a model in JSON results: which it is, and where and in what it computes."""
+    return {
+        "name": model.checkpoint.name,
+        "fingerprint": model.fingerprint,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }

@@ -11,7 +11,13 @@ from cca_cli.console import Console
 from cca_cli.errors import CLIError, PartialFailureError, UsageError
 from cca_cli.failures import explain
 from cca_cli.formatting import format_bytes
-from cca_cli.model_loading import DEFAULT_GROUP_SIZE, DEFAULT_MODEL, DEFAULT_WINDOW, open_model
+from cca_cli.model_loading import (
+    DEFAULT_GROUP_SIZE,
+    DEFAULT_MODEL,
+    DEFAULT_WINDOW,
+    model_json,
+    open_model,
+)
 from cca_cli.options import (
     DebugOpt,
     DeviceOpt,
@@ -157,13 +163,7 @@ def _record(
         "pages": len(document.pages),
         "unit": document.unit,
         "tokens": len(opened.text.ids),
-        "model": {
-            "name": model.checkpoint.name,
-            "fingerprint": model.fingerprint,
-            "attention": "cca",
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
+        "model": {**model_json(model), "attention": "cca"},
         "cache": opened.cache_json(),
         "timing_s": {**opened.timing_s, "total": seconds},
         "warnings": warnings,

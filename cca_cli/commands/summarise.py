@@ -10,7 +10,7 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.formatting import format_duration
-from cca_cli.model_loading import DEFAULT_MODEL, open_model
+from cca_cli.model_loading import DEFAULT_MODEL, model_json, open_model
 from cca_cli.options import (
     DebugOpt,
     DeviceOpt,
@@ -115,12 +115,7 @@ def summarise(
             "sections": [asdict(section) for section in summary.sections],
             "coverage": {"pages": summary.pages, "unit": text.unit, "parts": summariser.parts},
             "rounds": summary.rounds,
-            "model": {
-                "name": loaded.checkpoint.name,
-                "fingerprint": loaded.fingerprint,
-                "device": str(loaded.device),
-                "dtype": str(loaded.dtype).removeprefix("torch."),
-            },
+            "model": model_json(loaded),
             "timing_s": {"summarise": time.perf_counter() - start},
             "truncated": None,
             "warnings": console.warnings,
