@@ -11,3 +11,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # More threads than cores make torch's short parallel loops many times slower.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+# Without a GPU the Triton kernels run under Triton's interpreter, which must be chosen before their
+# modules are imported. Only a test that names impl="triton" takes them then.
+import torch  # noqa: E402 - the thread counts above must come first
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
