@@ -1,0 +1,510 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+"""Attention of one to sixteen new tokens over core tokens and raw tokens, split over the keys.
+
+Shapes: q [B, H, L, D]; core_k, core_v [B, KV, M, D]; k, v [B, KV, S, D]; partials [.., splits, R,
+D] with R the rows of a program, the H / KV * L queries that share a KV head.
+What it computes: cca_kernels/reference.py. Why it is right: docs/method.md.
+
+Each program takes every splits-th block of the visible keys, core tokens first, and leaves its
+partial softmax in a workspace; the program that arrives last at a KV head's counter merges the
+partials in the order of the splits, so the result does not depend on who was last.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cca_kernels.partition import raw_start, visible_cores
+from cca_kernels.tiles import architecture
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+# Where a running maximum starts: finite, so that a difference of two is never NaN.
+LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def scan_row(
+    b_q,
+    core_k,
+    core_v,
+    raw_k,
+    raw_v,
+    core_k_stride,
+    core_v_stride,
+    raw_k_stride,
+    raw_v_stride,
+    cores,
+    raws,
+    i_split,
+    SPLITS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Attend from one query, b_q [BLOCK_D] already scaled, to this split's blocks of keys.
+
+    Every row of the tile keeps a softmax of its own, so the loop needs no exchange between warps;
+    they are merged at the end. With one query a tensor core would work for one row in sixteen.
+
+    Returns:
+        The running maximum in base 2, the sum and the unnormalised output, two scalars and
+        [BLOCK_D].
+    """
+    o_k, o_d = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    m_d = o_d < D
+    core_blocks = tl.cdiv(cores, BLOCK_K)
+    blocks = core_blocks + tl.cdiv(raws, BLOCK_K)
+    b_max = tl.full([BLOCK_K], LOWEST, tl.float32)
+    b_sum = tl.zeros([BLOCK_K], tl.float32)
+    b_o = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    for i in tl.range(i_split, blocks, SPLITS, num_stages=STAGES):
+        in_core = i < core_blocks
+        o_n = tl.where(in_core, i, i - core_blocks) * BLOCK_K + o_k
+        m_n = o_n < tl.where(in_core, cores, raws)
+        m_kv = m_n[:, None] & m_d[None, :]
+        o_n = o_n.to(tl.int64)[:, None]
+        p_k = tl.where(in_core, core_k, raw_k)
+        p_v = tl.where(in_core, core_v, raw_v)
+        p_k += o_n * tl.where(in_core, core_k_stride, raw_k_stride) + o_d[None, :]
+        p_v += o_n * tl.where(in_core, core_v_stride, raw_v_stride) + o_d[None, :]
+        b_k = tl.load(p_k, mask=m_kv, other=0.0).to(tl.float32)
+        b_v = tl.load(p_v, mask=m_kv, other=0.0).to(tl.float32)
+        b_s = tl.sum(b_k * b_q[None, :], axis=1)
+        b_s = tl.where(m_n, b_s, float("-inf"))
+        b_new = tl.maximum(b_max, b_s)
+        b_keep = tl.exp2(b_max - b_new)
+        b_p = tl.exp2(b_s - b_new)
+        b_sum = b_sum * b_keep + b_p
+        b_o = b_o * b_keep[:, None] + b_p[:, None] * b_v
+        b_max = b_new
+    top = tl.max(b_max, axis=0)
+    b_keep = tl.exp2(b_max - top)
+    return top, tl.sum(b_sum * b_keep, axis=0), tl.sum(b_o * b_keep[:, None], axis=0)
+
+
+@triton.jit
+def scan_rows(
+    b_q,
+    row_cores,
+    row_raw_start,
+    row_raw_end,
+    core_k,
+    core_v,
+    raw_k,
+    raw_v,
+    core_k_stride,
+    core_v_stride,
+    raw_k_stride,
+    raw_v_stride,
+    cores,
+    raws,
+    scale_log2,
+    i_split,
+    SPLITS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Attend from the rows b_q [BLOCK_R, BLOCK_D] to this split's blocks of keys.
+
+    A row sees the core tokens below row_cores and the raw tokens row_raw_start .. row_raw_end - 1,
+    counted from the first raw token that any row sees.
+
+    Returns:
+        The running maximum in base 2, the sum and the unnormalised output, [BLOCK_R], [BLOCK_R],
+        [BLOCK_R, BLOCK_D].
+    """
+    o_k, o_d = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    m_d = o_d < D
+    core_blocks = tl.cdiv(cores, BLOCK_K)
+    blocks = core_blocks + tl.cdiv(raws, BLOCK_K)
+    b_max = tl.full([BLOCK_R], LOWEST, tl.float32)
+    b_sum = tl.zeros([BLOCK_R], tl.float32)
+    b_o = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    for i in tl.range(i_split, blocks, SPLITS, num_stages=STAGES):
+        in_core = i < core_blocks
+        o_n = tl.where(in_core, i, i - core_blocks) * BLOCK_K + o_k
+        m_kv = (o_n < tl.where(in_core, cores, raws))[:, None] & m_d[None, :]
+        row_start = tl.where(in_core, 0, row_raw_start)
+        row_end = tl.where(in_core, row_cores, row_raw_end)
+        seen = (o_n[None, :] >= row_start[:, None]) & (o_n[None, :] < row_end[:, None])
+        o_n = o_n.to(tl.int64)[:, None]
+        p_k = tl.where(in_core, core_k, raw_k)
+        p_v = tl.where(in_core, core_v, raw_v)
+        p_k += o_n * tl.where(in_core, core_k_stride, raw_k_stride) + o_d[None, :]
+        p_v += o_n * tl.where(in_core, core_v_stride, raw_v_stride) + o_d[None, :]
+        b_k = tl.load(p_k, mask=m_kv, other=0.0)
+        b_v = tl.load(p_v, mask=m_kv, other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale_log2
+        b_s = tl.where(seen, b_s, float("-inf"))
+        b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
+        b_keep = tl.exp2(b_max - b_new)
+        b_p = tl.exp2(b_s - b_new[:, None])
+        b_sum = b_sum * b_keep + tl.sum(b_p, axis=1)
+        b_o = b_o * b_keep[:, None]
+        b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o, input_precision="ieee")
+        b_max = b_new
+    return b_max, b_sum, b_o
+
+
+@triton.jit
+def arrive_and_merge(
+    b_max,
+    b_sum,
+    b_o,
+    part_o,
+    part_stats,
+    counters,
+    o,
+    lse,
+    L,
+    i_bh,
+    i_r,
+    i_tile,
+    i_split,
+    used,
+    WITH_LSE: tl.constexpr,
+    REP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    MERGE_R: tl.constexpr,
+    MERGE_S: tl.constexpr,
+):
+    """Leave a partial softmax; the last of the `used` programs of a tile merges and stores all.
+
+    b_max, b_sum [BLOCK_R] and b_o [BLOCK_R, BLOCK_D] are the program's part; for BLOCK_R = 1 they
+    lack that axis. MERGE_R is the rows that the workspace holds of each split, MERGE_S the number
+    of splits that are merged at a time.
+    """
+    o_d = tl.arange(0, BLOCK_D)
+    m_d = o_d < D
+    if BLOCK_R == 1:
+        o_r = 0
+        o_o = o_d
+        m_r = REP * L > 0
+        m_o = m_d
+        b_scale = b_sum
+    else:
+        o_r = tl.arange(0, BLOCK_R)
+        o_o = o_d[None, :]
+        m_r = i_r * BLOCK_R + o_r < REP * L
+        m_o = m_r[:, None] & m_d[None, :]
+        b_scale = b_sum[:, None]
+    if SPLITS == 1:
+        o_row = i_r * BLOCK_R + o_r
+        o_lse = (i_bh * REP + o_row // L) * L + o_row % L
+        p_o = o + (o_lse if BLOCK_R == 1 else o_lse[:, None]) * D + o_o
+        tl.store(p_o, (b_o / b_scale).to(o.dtype.element_ty), mask=m_o)
+        if WITH_LSE:
+            tl.store(lse + o_lse, (b_max + tl.log2(b_sum)) * LN_2, mask=m_r)
+    else:
+        o_part = (i_tile * SPLITS + i_split) * MERGE_R + o_r
+        tl.store(
+            part_o + (o_part if BLOCK_R == 1 else o_part[:, None]) * BLOCK_D + o_o, b_o, mask=m_o
+        )
+        tl.store(part_stats + o_part * 2, b_max, mask=m_r)
+        tl.store(part_stats + o_part * 2 + 1, b_sum, mask=m_r)
+        # The barrier orders every thread's stores before the one release below.
+        tl.debug_barrier()
+        arrived = tl.atomic_add(counters + i_tile, 1, sem="acq_rel", scope="gpu")
+        if arrived == used - 1:
+            tl.debug_barrier()
+            tl.store(counters + i_tile, 0)  # as found, for the next launch
+            o_m = tl.arange(0, MERGE_R)
+            o_line = i_r * BLOCK_R + o_m
+            o_out = (i_bh * REP + o_line // L) * L + o_line % L
+            m_m = o_line < REP * L
+            m_sum = tl.full([MERGE_R], LOWEST, tl.float32)
+            l_sum = tl.zeros([MERGE_R], tl.float32)
+            o_sum = tl.zeros([MERGE_R, BLOCK_D], tl.float32)
+            for start in range(0, SPLITS, MERGE_S):
+                o_s = start + tl.arange(0, MERGE_S)
+                m_sr = (o_s < used)[:, None] & m_m[None, :]
+                o_sr = (i_tile * SPLITS + o_s)[:, None] * MERGE_R + o_m[None, :]
+                # Past the L1 cache: other programs wrote these.
+                p_sr = part_o + o_sr[:, :, None] * BLOCK_D + o_d[None, None, :]
+                s_o = tl.load(
+                    p_sr,
+                    mask=m_sr[:, :, None] & m_d[None, None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                s_max = tl.load(
+                    part_stats + o_sr * 2, mask=m_sr, other=LOWEST, cache_modifier=".cg"
+                )
+                s_sum = tl.load(
+                    part_stats + o_sr * 2 + 1, mask=m_sr, other=0.0, cache_modifier=".cg"
+                )
+                new = tl.maximum(m_sum, tl.max(s_max, axis=0))  # [MERGE_R]
+                keep = tl.exp2(m_sum - new)
+                weight = tl.exp2(s_max - new[None, :])  # [MERGE_S, MERGE_R]
+                l_sum = l_sum * keep + tl.sum(s_sum * weight, axis=0)
+                o_sum = o_sum * keep[:, None] + tl.sum(s_o * weight[:, :, None], axis=0)
+                m_sum = new
+            o_sum = o_sum / l_sum[:, None]
+            p_o = o + o_out[:, None] * D + o_d[None, :]
+            tl.store(p_o, o_sum.to(o.dtype.element_ty), mask=m_m[:, None] & m_d[None, :])
+            if WITH_LSE:
+                tl.store(lse + o_out, (m_sum + tl.log2(l_sum)) * LN_2, mask=m_m)
+
+
+# What changes from step to step must not compile the kernel anew.
+@triton.jit(do_not_specialize=["L", "position", "cores", "raws"])
+def decode_fwd_kernel(
+    q,
+    k,
+    v,
+    core_k,
+    core_v,
+    o,
+    lse,
+    part_o,
+    part_stats,
+    counters,
+    q_strides,
+    k_strides,
+    v_strides,
+    core_k_strides,
+    core_v_strides,
+    L,
+    position,
+    cores,
+    raws,
+    scale,
+    KV: tl.constexpr,
+    REP: tl.constexpr,
+    G: tl.constexpr,
+    W: tl.constexpr,
+    D: tl.constexpr,
+    ONE_ROW: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STAGES: tl.constexpr,
+    MERGE_R: tl.constexpr,
+    MERGE_S: tl.constexpr,
+):
+    i_split, i_r, i_bh = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    i_b, i_h = i_bh // KV, i_bh % KV
+    used = tl.minimum(tl.cdiv(cores, BLOCK_K) + tl.cdiv(raws, BLOCK_K), SPLITS)
+    # More splits than blocks: nobody waits for the rest.
+    if i_split < used:
+        o_d = tl.arange(0, BLOCK_D)
+        core_k += i_b * core_k_strides[0] + i_h * core_k_strides[1]
+        core_v += i_b * core_v_strides[0] + i_h * core_v_strides[1]
+        k += i_b * k_strides[0] + i_h * k_strides[1]
+        v += i_b * v_strides[0] + i_h * v_strides[1]
+        if ONE_ROW:
+            p_q = q + i_b * q_strides[0] + i_h * q_strides[1]
+            b_row = tl.load(p_q + o_d, mask=o_d < D, other=0.0).to(tl.float32) * (scale * LOG2_E)
+            b_max, b_sum, b_o = scan_row(
+                b_row, core_k, core_v, k, v,
+                core_k_strides[2], core_v_strides[2], k_strides[2], v_strides[2],
+                cores, raws, i_split, SPLITS, D, BLOCK_K, BLOCK_D, STAGES,
+            )  # fmt: skip
+        else:
+            o_r = i_r * BLOCK_R + tl.arange(0, BLOCK_R)
+            o_h, o_l = i_h * REP + o_r // L, o_r % L
+            p_q = q + i_b * q_strides[0] + o_h[:, None] * q_strides[1] + o_l[:, None] * q_strides[2]
+            m_q = (o_r < REP * L)[:, None] & (o_d < D)[None, :]
+            b_q = tl.load(p_q + o_d[None, :], mask=m_q, other=0.0)
+            o_p = position + o_l
+            row_cores = tl.maximum(o_p + 1 - W, 0) // G
+            start = (tl.maximum(position + 1 - W, 0) // G) * G
+            b_max, b_sum, b_o = scan_rows(
+                b_q, row_cores, row_cores * G - start, o_p + 1 - start, core_k, core_v, k, v,
+                core_k_strides[2], core_v_strides[2], k_strides[2], v_strides[2],
+                cores, raws, scale * LOG2_E, i_split, SPLITS, D, BLOCK_R, BLOCK_K, BLOCK_D, STAGES,
+            )  # fmt: skip
+        i_tile = i_bh * tl.num_programs(1) + i_r
+        arrive_and_merge(
+            b_max, b_sum, b_o, part_o, part_stats, counters, o, lse, L, i_bh, i_r, i_tile,
+            i_split, used, True, REP, SPLITS, D, BLOCK_R, BLOCK_D, MERGE_R, MERGE_S,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeTile:
+    """How decoding cuts its work.
+
+    Attributes:
+        key_bytes: Bytes of one tile of keys, and of values.
+        num_warps: Warps a program runs on.
+        num_stages: Loads in flight in the loop over the keys.
+        programs: Programs for each multiprocessor; they all run at once.
+    """
+
+    key_bytes: int
+    num_warps: int
+    num_stages: int
+    programs: int
+
+
+# (one row a program, architecture); others take the entry named "other".
+TILES: dict[tuple[bool, str], DecodeTile] = {
+    (True, "hopper"): DecodeTile(key_bytes=32768, num_warps=8, num_stages=3, programs=1),
+    (False, "hopper"): DecodeTile(key_bytes=16384, num_warps=4, num_stages=4, programs=1),
+    # Small, so that short cases split too.
+    (True, "interpreter"): DecodeTile(key_bytes=1024, num_warps=4, num_stages=1, programs=1),
+    (False, "interpreter"): DecodeTile(key_bytes=1024, num_warps=4, num_stages=1, programs=1),
+    (True, "other"): DecodeTile(key_bytes=8192, num_warps=4, num_stages=2, programs=3),
+    (False, "other"): DecodeTile(key_bytes=8192, num_warps=4, num_stages=2, programs=2),
+}
+_MAX_SPLITS = 128
+
+
+@lru_cache(maxsize=8)
+def _multiprocessors(device: torch.device) -> int:
+    """Count the multiprocessors; the interpreter gets a few, so that small cases split too."""
+    if device.type != "cuda":
+        return 8
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@lru_cache(maxsize=64)
+def decode_plan(
+    tiles: int,
+    rows: int,
+    head_dim: int,
+    element_size: int,
+    device: torch.device,
+    tile: DecodeTile | None = None,
+) -> dict[str, int]:
+    """Choose blocks and splits for `tiles` KV heads of the batch with `rows` queries each."""
+    one = rows == 1
+    if tile is None:
+        arch = architecture(device)
+        tile = TILES.get((one, arch)) or TILES[one, "other"]
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    most_rows = 16384 // (block_d * element_size)  # what the registers hold
+    block_r = 1 if one else max(16, min(most_rows, triton.next_power_of_2(rows)))
+    merge_r = min(block_r, triton.next_power_of_2(rows))
+    tiles *= triton.cdiv(rows, block_r)
+    splits = max(1, min(_MAX_SPLITS, _multiprocessors(device) * tile.programs // tiles))
+    merge_s = max(1, 64 * 32 * tile.num_warps // (merge_r * block_d))
+    return {
+        "SPLITS": splits,
+        "BLOCK_R": block_r,
+        "BLOCK_K": max(16, tile.key_bytes // (block_d * element_size)),
+        "BLOCK_D": block_d,
+        "STAGES": tile.num_stages,
+        "MERGE_R": merge_r,
+        "MERGE_S": min(merge_s, triton.next_power_of_2(splits)),
+        "num_warps": tile.num_warps,
+        # So few that all programs fit their multiprocessor at once.
+        "maxnreg": min(255, 65536 // (32 * tile.num_warps * tile.programs) // 8 * 8),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeWorkspace:
+    """Scratch memory of one decoding call at a time; the counters are zero between calls."""
+
+    part_o: Tensor
+    part_stats: Tensor
+    counters: Tensor
+    plan: dict[str, int]
+
+
+def decode_workspace(
+    *,
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    queries: int = 1,
+    tile: DecodeTile | None = None,
+) -> DecodeWorkspace:
+    """Allocate what decoding needs, so that a step allocates nothing.
+
+    Calls that may run at the same time, on two streams, need a workspace each.
+    """
+    rows = heads // kv_heads * queries
+    plan = decode_plan(batch * kv_heads, rows, head_dim, dtype.itemsize, device, tile)
+    tiles = batch * kv_heads * triton.cdiv(rows, plan["BLOCK_R"])
+    parts = tiles * plan["SPLITS"] * plan["MERGE_R"]
+    return DecodeWorkspace(
+        torch.empty(parts, plan["BLOCK_D"], dtype=torch.float32, device=device),
+        torch.empty(parts, 2, dtype=torch.float32, device=device),
+        torch.zeros(tiles, dtype=torch.int32, device=device),
+        plan,
+    )
+
+
+def decode_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    core_k: Tensor,
+    core_v: Tensor,
+    *,
+    position: int,
+    group_size: int,
+    window: int,
+    scale: float,
+    workspace: DecodeWorkspace | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend from a few new tokens; arguments as in cca_kernels.api, already checked.
+
+    Returns:
+        The output [B, H, L, D] and the log-sum-exp [B, H, L] in float32, both contiguous.
+    """
+    B, H, L, D = q.shape
+    KV, S = k.shape[1:3]
+    if workspace is None:
+        workspace = decode_workspace(
+            batch=B, heads=H, kv_heads=KV, head_dim=D, dtype=q.dtype, device=q.device, queries=L
+        )
+    plan = workspace.plan
+    start = raw_start(position, group_size=group_size, window=window)
+    skipped = start - (position + L - S)
+    k, v = k[:, :, skipped:], v[:, :, skipped:]
+    cores = visible_cores(position + L - 1, group_size=group_size, window=window)
+    raws = position + L - start
+    blocks = triton.cdiv(cores, plan["BLOCK_K"]) + triton.cdiv(raws, plan["BLOCK_K"])
+    rows = H // KV * L
+    o = q.new_empty(B, H, L, D)
+    lse = q.new_empty(B, H, L, dtype=torch.float32)
+    decode_fwd_kernel[(min(blocks, plan["SPLITS"]), triton.cdiv(rows, plan["BLOCK_R"]), B * KV)](
+        q,
+        k,
+        v,
+        core_k,
+        core_v,
+        o,
+        lse,
+        workspace.part_o,
+        workspace.part_stats,
+        workspace.counters,
+        q_strides=q.stride()[:3],
+        k_strides=k.stride()[:3],
+        v_strides=v.stride()[:3],
+        core_k_strides=core_k.stride()[:3],
+        core_v_strides=core_v.stride()[:3],
+        L=L,
+        position=position,
+        cores=cores,
+        raws=raws,
+        scale=scale,
+        KV=KV,
+        REP=H // KV,
+        G=group_size,
+        W=window,
+        D=D,
+        ONE_ROW=rows == 1,
+        **plan,
+    )
+    return o, lse
