@@ -152,7 +152,16 @@ def test_bad_arguments_say_what_was_expected() -> None:
         cca_kernels.attend(q[:, :3], k, v, core_k, core_v, **options)
     with pytest.raises(ValueError, match="at most 16 queries"):
         cca_kernels.decode(*Case(L=17, position=200).tensors(), **options)
-    with pytest.raises(RuntimeError, match="triton"):
-        cca_kernels.attend(q, k, v, core_k, core_v, impl="triton", **options)
+    with pytest.raises(ValueError, match='expected impl "auto", "torch" or "triton"'):
+        cca_kernels.attend(q, k, v, core_k, core_v, impl="cuda", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one group"):
         cca_kernels.pool_groups(k[:, :, :3], v[:, :, :3], k[:, :, :0], group_size=4)
+
+
+def test_triton_says_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(L=4, position=200)
+    with pytest.raises(RuntimeError, match="float64 needs impl='torch'"):
+        cca_kernels.attend(*case.tensors(dtype=torch.float64), impl="triton", **case.options)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match="needs a CUDA tensor or TRITON_INTERPRET=1, got cpu"):
+        cca_kernels.attend(*case.tensors(), impl="triton", **case.options)

@@ -12,7 +12,7 @@ Tensors are [B, H, L, D] and [B, KV, S, D]. Positions count from 0. The definiti
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cca_kernels.api import Impl, attend, decode, group_anchors, pool_groups
+    from cca_kernels.api import Impl, attend, decode, group_anchors, pool_groups, pool_queries
     from cca_kernels.partition import raw_start, visible_cores
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "decode",
     "group_anchors",
     "pool_groups",
+    "pool_queries",
     "raw_start",
     "visible_cores",
 ]

@@ -4,7 +4,7 @@ Each operation has one signature whatever runs it. `impl="auto"` takes the faste
 for the tensors' device; a named one that cannot run raises, nothing falls back in silence.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,14 +58,65 @@ def pool_groups(
         RuntimeError: If the named implementation cannot run here.
     """
     checks.pooling(k, v, anchor, group_size=group_size)
-    checks.implementation(impl)
     scale = k.shape[-1] ** -0.5 if scale is None else scale
+    if checks.implementation(impl, k) == "triton":
+        if _needs_grad(k, v, anchor):
+            from cca_kernels.functions import PoolGroups
+
+            core_k, core_v = PoolGroups.apply(k, v, anchor, group_size, scale)
+            return core_k, core_v
+        from cca_kernels.pooling import pool_fwd
+
+        return pool_fwd(k, v, anchor, group_size=group_size, scale=scale)
     if k.dtype in (torch.float32, torch.float64):
         return reference.pool_groups(k, v, anchor, group_size=group_size, scale=scale)
     core_k, core_v = reference.pool_groups(
         k.float(), v.float(), anchor.float(), group_size=group_size, scale=scale
     )
     return core_k.to(k.dtype), core_v.to(v.dtype)
+
+
+def pool_queries(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    first: int,
+    group_size: int,
+    scale: float | None = None,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Fold every group, with the pooling queries taken from the queries themselves.
+
+    What `group_anchors` and `pool_groups` do together, in one pass on a GPU.
+
+    Args:
+        q: Rotated queries, [B, H, L, D].
+        k: Rotated keys of whole groups, [B, KV, M * G, D]; a tail is left out.
+        v: Values, like k.
+        first: Index in q of the last token of the first group; the others follow every G.
+        group_size: Tokens per group, G.
+        scale: Factor on the scores; D ** -0.5 by default.
+        impl: Which implementation runs.
+
+    Returns:
+        Core keys and core values, each [B, KV, M, D].
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit, or q ends before the last group.
+        RuntimeError: If the named implementation cannot run here.
+    """
+    M = k.shape[2] // group_size if group_size >= 1 else 0
+    checks.grouped(q, k.shape[1])
+    last_tokens = q[:, :, first::group_size][:, :, :M]
+    checks.pooling(k, v, last_tokens[:, : k.shape[1]], group_size=group_size)
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    if checks.implementation(impl, k) == "triton" and not _needs_grad(q, k, v):
+        from cca_kernels.pooling import pool_queries_fwd
+
+        return pool_queries_fwd(q, k, v, first=first, group_size=group_size, scale=scale)
+    anchor = group_anchors(last_tokens, kv_heads=k.shape[1])
+    return pool_groups(k, v, anchor, group_size=group_size, scale=scale, impl=impl)
 
 
 def attend(
@@ -110,8 +161,12 @@ def attend(
     checks.attention(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window
     )
-    checks.implementation(impl)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if checks.implementation(impl, q) == "triton":
+        return _attend_triton(
+            q, k, v, core_k, core_v, position=position, group_size=group_size, window=window,
+            scale=scale,
+        )  # fmt: skip
     run = cpu.attend if _plain_cpu(q, k, v, core_k, core_v) else blocked.attend
     return run(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window,
@@ -141,8 +196,16 @@ def decode(
     checks.attention(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window
     )
-    checks.implementation(impl)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if checks.implementation(impl, q) == "triton":
+        options: dict[str, Any] = {
+            "position": position, "group_size": group_size, "window": window, "scale": scale
+        }  # fmt: skip
+        if _needs_grad(q, k, v, core_k, core_v):
+            return _attend_triton(q, k, v, core_k, core_v, **options)
+        from cca_kernels.decoding import decode_fwd
+
+        return decode_fwd(q, k, v, core_k, core_v, **options)
     run = cpu.decode if _plain_cpu(q, k, v, core_k, core_v) else blocked.decode
     return run(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window,
@@ -150,7 +213,27 @@ def decode(
     )  # fmt: skip
 
 
+def _attend_triton(
+    q: Tensor, k: Tensor, v: Tensor, core_k: Tensor, core_v: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Run the kernels; what a backward pass reads is kept only where there will be one."""
+    if _needs_grad(q, k, v, core_k, core_v):
+        from cca_kernels.functions import Attend
+
+        o, lse = Attend.apply(
+            q, k, v, core_k, core_v,
+            options["position"], options["group_size"], options["window"], options["scale"],
+        )  # fmt: skip
+        return o, lse
+    from cca_kernels.prefill_forward import attend_fwd
+
+    return attend_fwd(q, k, v, core_k, core_v, **options)
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def _plain_cpu(*tensors: Tensor) -> bool:
     """Say whether the CPU's inference path applies: it keeps nothing for a backward pass."""
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return tensors[0].device.type == "cpu" and not needs_grad
+    return tensors[0].device.type == "cpu" and not _needs_grad(*tensors)

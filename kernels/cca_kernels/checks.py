@@ -1,5 +1,10 @@
 """Argument checks of the public operations; called once, at the edge."""
 
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
 from torch import Tensor
 
 from cca_kernels.partition import raw_start, visible_cores
@@ -86,11 +91,34 @@ def grouped(q: Tensor, kv_heads: int) -> None:
     )
 
 
-def implementation(impl: str) -> None:
-    """Check that the named implementation exists and can run."""
+def implementation(impl: str, *tensors: Tensor) -> str:
+    """Choose what runs: "triton" or "torch". The one place that looks at the device.
+
+    Raises:
+        ValueError: If there is no implementation of that name.
+        RuntimeError: If the named one cannot run here.
+    """
     _expect(
         impl in ("auto", "torch", "triton"),
         f'expected impl "auto", "torch" or "triton", got {impl!r}',
     )
+    first = tensors[0]
+    device, doubles = first.device.type, first.dtype == torch.float64
+    if impl == "auto":
+        runs = device == "cuda" and not doubles and _has_triton()
+        return "triton" if runs else "torch"
     if impl == "triton":
-        raise RuntimeError("impl='triton' is not in this release; use impl='auto' or 'torch'")
+        if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise RuntimeError(
+                f"impl='triton' needs a CUDA tensor or TRITON_INTERPRET=1, got {device}"
+            )
+        if doubles:
+            raise RuntimeError("impl='triton' computes in float32; float64 needs impl='torch'")
+        if not _has_triton():
+            raise RuntimeError("impl='triton' needs the package triton, which is not installed")
+    return impl
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
