@@ -4,7 +4,7 @@ What runs is a Contender: the engine of this package, or the dense baseline.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -16,8 +16,8 @@ from cca_models.benchmarks_results import Measurement
 from cca_models.benchmarks_sampling import integrate, sample_chunks
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.decoder import Decoder
-from cca_models.engine import CHUNK, LanguageModel
+from cca_models.decoder import CHUNK, Decoder
+from cca_models.engine import LanguageModel
 from cca_models.memory import Memory
 
 # A reading shorter than this is run once untimed before; probes have warmed up for longer ones.
@@ -139,8 +139,6 @@ class CCAContender:
         seed: Seed of the token ids.
     """
 
-    plan = f"chunks of {CHUNK:,}"
-
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -155,19 +153,31 @@ class CCAContender:
             name=checkpoint.name, path=checkpoint.path, config=checkpoint.config
         )
         self.model = LanguageModel(named, _NoTokenizer(), decoder, cca=cca)  # type: ignore[arg-type]
-        self._capacity = length + new_tokens + 2 * _WARM_STEPS
+        self._capacity = length + new_tokens + 2 * _WARM_STEPS + 1
         self._ids = random_ids(length, decoder.embedding.shape[0], seed)
         self._memory: Memory | None = None
+        self._logits = torch.zeros(0)
         self._token = self._ids[-1]
+        self._writing: Iterator[tuple[int, float]] | None = None
         self._times: dict[int, float] = {}
+
+    @property
+    def plan(self) -> str:
+        """How it reads."""
+        return f"chunks of {self._chunk:,}"
+
+    @property
+    def _chunk(self) -> int:
+        return CHUNK if self.model.device.type == "cpu" else self.model.decoder.chunk
 
     def estimate(self, length: int, budget: float) -> float:
         """Time three chunks: the first, the last, the second."""
-        whole = length // CHUNK
+        chunk = self._chunk
+        whole = length // chunk
         if whole < 2:
             return self.prefill(length, _ignore)
         self._times = sample_chunks(self._time_chunk, whole, most=3, budget=budget)
-        return integrate(self._times, whole) * length / (whole * CHUNK)
+        return integrate(self._times, whole) * length / (whole * chunk)
 
     def prefill(self, length: int, report: Report) -> float:
         """Read so many tokens afresh."""
@@ -181,19 +191,20 @@ class CCAContender:
 
     def sample(self, length: int, budget: float) -> tuple[float, str]:
         """Time more chunks and leave a memory of that length: random but for its end."""
-        whole = length // CHUNK
+        chunk = self._chunk
+        whole = length // chunk
         if whole < 2:
             return self.prefill(length, _ignore), "all of it"
         self._times = sample_chunks(
             self._time_chunk, whole, most=_SAMPLES, budget=budget, known=self._times
         )
         seconds = integrate(self._times, whole)
-        memory = self._filled(whole * CHUNK - CHUNK)
-        self._read(memory, self._ids[whole * CHUNK - CHUNK : whole * CHUNK])
-        if length % CHUNK:
-            seconds += self._read(memory, self._ids[whole * CHUNK : length])
+        memory = self._filled(whole * chunk - chunk)
+        self._read(memory, self._ids[whole * chunk - chunk : whole * chunk])
+        if length % chunk:
+            seconds += self._read(memory, self._ids[whole * chunk : length])
         self._memory = memory
-        return seconds, f"{len(self._times)} of {-(-length // CHUNK)} chunks"
+        return seconds, f"{len(self._times)} of {-(-length // chunk)} chunks"
 
     def settle(self) -> None:
         """Write a few tokens untimed."""
@@ -201,9 +212,13 @@ class CCAContender:
             self.step()
 
     def step(self) -> None:
-        """Write a token."""
-        assert self._memory is not None
-        self._token = int(self.model.prefill(self._memory, [self._token]).argmax())
+        """Write a token the way that an answer is written."""
+        if self._writing is None:
+            assert self._memory is not None
+            room = self._capacity - self._memory.seen
+            self._writing = self.model.likeliest(self._memory, self._logits, room)
+            next(self._writing)  # known from reading
+        self._token, _ = next(self._writing)
 
     def tensors(self) -> Iterable[Tensor]:
         """Give the buffers of the memory."""
@@ -212,10 +227,11 @@ class CCAContender:
 
     def _time_chunk(self, i: int) -> float:
         """Time a chunk after one that brings the memory into the state it has when reading."""
-        memory = self._filled(max(0, i - 1) * CHUNK)
+        chunk = self._chunk
+        memory = self._filled(max(0, i - 1) * chunk)
         if i:
-            self._read(memory, self._ids[(i - 1) * CHUNK : i * CHUNK])
-        seconds = self._read(memory, self._ids[i * CHUNK : (i + 1) * CHUNK])
+            self._read(memory, self._ids[(i - 1) * chunk : i * chunk])
+        seconds = self._read(memory, self._ids[i * chunk : (i + 1) * chunk])
         if i == 0 and not self._times and seconds < _WARM_SECONDS:
             # The process's very first work: its cost is not the chunk's.
             self._times = {0: seconds}
@@ -233,7 +249,7 @@ class CCAContender:
         logits = self.model.prefill(memory, ids, on_chunk=on_chunk)
         wait_for(self.model.device)
         seconds = time.perf_counter() - start
-        self._token = int(logits.argmax())
+        self._token, self._logits, self._writing = int(logits.argmax()), logits, None
         return seconds
 
     def _filled(self, tokens: int) -> Memory:

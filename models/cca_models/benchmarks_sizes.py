@@ -56,6 +56,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 # Tokens that the engine and the dense baseline take at a time where they read in chunks.
 CCA_CHUNK = 1024
 DENSE_CHUNK = 2048
+# On a GPU the engine's chunk is what fits here, the raw tokens on their way included.
+_CUDA_STATES = 3 << 29
 # The interpreter with its libraries on a CPU; workspaces of the matrix products on a GPU.
 _FIXED = {"cpu": 768 << 20, "cuda": 512 << 20}
 
@@ -177,6 +179,9 @@ def cca_needs(
     chunk = min(length, CCA_CHUNK)
     keys = slots * kv_bytes_per_token(config, itemsize) // config["num_hidden_layers"]
     work = _activation_bytes(config, chunk, itemsize) + 2 * keys
-    # Raw buffers have room for a chunk more than the window while they are being read into.
-    work += chunk * kv_bytes_per_token(config, itemsize)
+    if device.startswith("cuda"):
+        work = _CUDA_STATES + 2 * keys
+    else:
+        # Raw buffers have room for a chunk more than the window while they are being read into.
+        work += chunk * kv_bytes_per_token(config, itemsize)
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)

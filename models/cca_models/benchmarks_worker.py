@@ -23,7 +23,7 @@ from cca_models.benchmarks_memory import PeakMemory, free_bytes
 from cca_models.benchmarks_weights import benchmark_weights
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.decoder import Decoder
+from cca_models.decoder import make_decoder
 from cca_models.rope import MAX_STRETCH
 from cca_models.weights import choose_device, choose_dtype
 
@@ -120,7 +120,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
     else:
         contender = CCAContender(
             Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]),
-            Decoder(task["config"], weights),
+            make_decoder(task["config"], weights),
             cca=CCAConfig(**task["cca"]),
             length=length,
             new_tokens=int(task["new_tokens"]),
@@ -146,7 +146,7 @@ def _check(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
     cca, seed = CCAConfig(**task["cca"]), int(task["seed"])
     weights = benchmark_weights(_path(task), task["config"], device=device, dtype=dtype, seed=seed)
     tokens = min(cca.window, _CHECKED_TOKENS)
-    decoder = Decoder(task["config"], weights)
+    decoder = make_decoder(task["config"], weights)
     drawn = random_ids(tokens, decoder.embedding.shape[0], seed)
     ids = torch.tensor([drawn], device=device)
     contender = CCAContender(

@@ -6,16 +6,24 @@ transformers' modelling code costs several seconds more. The hook for transforme
 cca_models.attention; tests hold the two equal.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, MutableMapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cca_models.config import CCAConfig
 from cca_models.errors import CheckpointError, UnsupportedModelError
-from cca_models.layer_memory import LayerMemory, Probe
+from cca_models.layer_memory import Layer, LayerMemory, Probe
 from cca_models.rope import Rotary, base_frequencies, head_dim, rotate
+
+if TYPE_CHECKING:
+    from cca_models.decode_graph import Stepper
+
+# Rows that keep the linear layers busy while the chunk's states still fit the caches of a CPU.
+CHUNK = 1024
 
 
 class Decoder:
@@ -64,10 +72,23 @@ class Decoder:
         """Weights that every token passes through, embeddings left out."""
         return sum(t.numel() for layer in self._layers for t in layer.values())
 
+    @property
+    def chunk(self) -> int:
+        """Tokens to read at a time."""
+        return CHUNK
+
+    def new_layer_memory(self, config: CCAConfig, *, capacity: int) -> Layer:
+        """Make an empty memory of a layer, with room for so many tokens if that is known."""
+        return LayerMemory(config, capacity=capacity)
+
+    def stepper(self, config: CCAConfig) -> "Stepper | None":
+        """Give what reads token after token faster than `forward`, if there is such a thing."""
+        return None
+
     def forward(
         self,
         ids: Tensor,
-        memories: Sequence[LayerMemory],
+        memories: Sequence[Layer],
         rotary: Rotary,
         *,
         probes: Mapping[int, Probe] | None = None,
@@ -166,3 +187,23 @@ class Decoder:
                 f"tensor {name} has shape {tuple(tensor.shape)}, the config says {shape}"
             )
         return tensor
+
+
+def make_decoder(config: Mapping[str, Any], weights: MutableMapping[str, Tensor]) -> Decoder:
+    """Make the fastest decoder for the device that the weights lie on.
+
+    Args:
+        config: The checkpoint's config.json.
+        weights: Its tensors. Those that a decoder merges are replaced by views into the merged
+            ones, so that the mapping stays good and nothing is held twice.
+
+    Raises:
+        UnsupportedModelError: If the config asks for something other than LLaMA's layers.
+        CheckpointError: If a tensor is missing or has the wrong shape.
+    """
+    device = next(iter(weights.values())).device.type if weights else "cpu"
+    if device == "cuda" and find_spec("triton") is not None:
+        from cca_models.fused_decoder import FusedDecoder
+
+        return FusedDecoder(config, weights)
+    return Decoder(config, weights)

@@ -3,23 +3,21 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.decoder import Decoder
+from cca_models.decoder import CHUNK, Decoder, make_decoder
 from cca_models.generation import Generation
-from cca_models.layer_memory import LayerMemory, Probe
+from cca_models.layer_memory import Probe
 from cca_models.memory import Memory
 from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
 from cca_models.tokenizer import Tokenizer, load_tokenizer
 from cca_models.weights import choose_device, choose_dtype, load_weights
 
-# Rows that keep the linear layers busy while the chunk's states still fit the caches of a CPU.
-CHUNK = 1024
 # Part of the fingerprint: another rule makes other keys, so old memories must miss.
 ROPE_RULE = "larger-base-1"
 
@@ -81,7 +79,10 @@ class LanguageModel:
         """
         trained = self.checkpoint.trained_tokens
         stretch = stretch_factor(capacity, trained)
-        layers = [LayerMemory(self.cca, capacity=capacity) for _ in range(self.decoder.num_layers)]
+        layers = [
+            self.decoder.new_layer_memory(self.cca, capacity=capacity)
+            for _ in range(self.decoder.num_layers)
+        ]
         return Memory(
             layers,
             rotary=Rotary(stretched_frequencies(self.checkpoint.config, stretch)),
@@ -97,7 +98,7 @@ class LanguageModel:
         ids: Sequence[int],
         *,
         on_chunk: Callable[[int, int], None] | None = None,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         probes: Mapping[int, Probe] | None = None,
     ) -> Tensor:
         """Read tokens into a memory.
@@ -107,7 +108,7 @@ class LanguageModel:
             ids: At least one token.
             on_chunk: Called after every chunk with tokens done and tokens in all. What it raises
                 stops the reading after a whole chunk: the memory is sound and can go on.
-            chunk: Tokens at a time.
+            chunk: Tokens at a time; what the decoder likes best by default.
             probes: See Decoder.forward.
 
         Returns:
@@ -120,12 +121,21 @@ class LanguageModel:
         if not ids:
             raise ValueError("expected at least one token, got none")
         memory.expect_room(len(ids))
+        if len(ids) == 1 and probes is None and memory.seen:
+            stepper = self.decoder.stepper(self.cca)
+            if stepper is not None:
+                logits = stepper.read(memory, ids[0])
+                if on_chunk is not None:
+                    on_chunk(1, 1)
+                return logits
+        chunk = chunk or self.decoder.chunk
+        told = _Told(self.device, on_chunk, len(ids))
         state = None
+        whole = torch.tensor([ids], device=self.device)
         for start in range(0, len(ids), chunk):
-            part = torch.tensor([ids[start : start + chunk]], device=self.device)
+            part = whole[:, start : start + chunk]
             state = self.decoder.forward(part, memory.layers, memory.rotary, probes=probes)
-            if on_chunk is not None:
-                on_chunk(min(start + chunk, len(ids)), len(ids))
+            told.chunk(min(start + chunk, len(ids)))
         assert state is not None
         return self.decoder.logits(state)[0, -1]
 
@@ -140,6 +150,27 @@ class LanguageModel:
         self.decoder.forward(
             part, memory.layers, memory.rotary, probes=probes, last_layer=max(probes)
         )
+
+    def likeliest(self, memory: Memory, logits: Tensor, limit: int) -> Iterator[tuple[int, float]]:
+        """Write on greedily, at the full speed of the device.
+
+        Args:
+            memory: What has been read. Whenever a token is given out it has read those before it.
+            logits: Of the first token, [V], from `prefill`.
+            limit: Tokens to write at most.
+
+        Yields:
+            Every token with its log-probability; what ends a text is the caller's to decide.
+        """
+        stepper = self.decoder.stepper(self.cca)
+        if stepper is not None and memory.seen:
+            yield from stepper.likeliest(memory, logits, limit)
+            return
+        for left in range(limit, 0, -1):
+            token = int(logits.argmax())
+            yield token, float(torch.log_softmax(logits, dim=-1)[token])
+            if left > 1:
+                logits = self.prefill(memory, [token])
 
     def generate(
         self,
@@ -175,6 +206,7 @@ class LanguageModel:
             self, memory, ids, max_new_tokens=max_new_tokens, temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop,
+            likeliest=self.likeliest,
         )  # fmt: skip
 
     def flops(self, tokens: int, *, start: int = 0) -> float:
@@ -200,6 +232,30 @@ class LanguageModel:
         return 1.25 * self.flops(tokens) / rate
 
 
+class _Told:
+    """Tells of chunks that are done: on a GPU the host is chunks ahead of the work."""
+
+    def __init__(
+        self, device: torch.device, on_chunk: Callable[[int, int], None] | None, total: int
+    ) -> None:
+        self._events = device.type == "cuda" and on_chunk is not None
+        self._on_chunk, self._total = on_chunk, total
+        self._before: torch.cuda.Event | None = None
+
+    def chunk(self, done: int) -> None:
+        """Tell of a chunk that has been launched; lets the host be one chunk ahead."""
+        if self._on_chunk is None:
+            return
+        if self._events:
+            event = torch.cuda.Event()
+            event.record()
+            waited = event if done == self._total else self._before
+            if waited is not None:
+                waited.synchronize()
+            self._before = event
+        self._on_chunk(done, self._total)
+
+
 def load_model(
     checkpoint: Checkpoint,
     *,
@@ -222,6 +278,6 @@ def load_model(
     """
     where = choose_device(device)
     weights = load_weights(checkpoint.path, device=where, dtype=choose_dtype(dtype, where))
-    decoder = Decoder(checkpoint.config, weights)
+    decoder = make_decoder(checkpoint.config, weights)
     tokenizer = load_tokenizer(checkpoint.path)
     return LanguageModel(checkpoint, tokenizer, decoder, cca=cca or CCAConfig())

@@ -1,6 +1,6 @@
 """Writing on from a memory: an iterator over pieces of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
 
 Finish = Literal["eos", "stop", "length"]
+# From a memory, the first token's logits and the most tokens to write: the likeliest tokens, one
+# after the other, each with its log-probability.
+Likeliest = Callable[[Memory, Tensor, int], Iterator[tuple[int, float]]]
 
 
 class Generation:
@@ -36,6 +39,7 @@ class Generation:
         repetition_penalty: float,
         seed: int,
         stop: Sequence[str],
+        likeliest: Likeliest | None = None,
     ) -> None:
         if temperature < 0:
             raise ValueError(f"expected temperature >= 0, got {temperature}")
@@ -52,6 +56,9 @@ class Generation:
         self._penalty = repetition_penalty
         self._random = torch.Generator(device="cpu").manual_seed(seed)
         self._stop = [s for s in stop if s]
+        # Choosing on the device pays only where nothing but the logits decides.
+        plain = temperature == 0 and repetition_penalty == 1
+        self._steps = likeliest if plain and likeliest is not None else self._one_by_one
 
     def text(self) -> str:
         """Write it all and give the text."""
@@ -90,17 +97,24 @@ class Generation:
     def _ids_written(self) -> Iterator[int]:
         """Write token ids until the model ends or the length is reached."""
         logits = self._model.prefill(self._memory, self._ids)
-        while len(self.tokens) < self._max_new_tokens:
-            token = self._choose(logits)
-            self.logprobs.append(float(torch.log_softmax(logits, dim=-1)[token]))
+        for token, logprob in self._steps(self._memory, logits, self._max_new_tokens):
+            self.logprobs.append(logprob)
             if token in self._model.tokenizer.eos_ids:
                 self.finish = "eos"
                 return
             self.tokens.append(token)
             yield token
-            if len(self.tokens) < self._max_new_tokens:
-                logits = self._model.prefill(self._memory, [token])
         self.finish = "length"
+
+    def _one_by_one(
+        self, memory: Memory, logits: Tensor, limit: int
+    ) -> Iterator[tuple[int, float]]:
+        """Choose each token here, and read it before the next."""
+        for left in range(limit, 0, -1):
+            token = self._choose(logits)
+            yield token, float(torch.log_softmax(logits, dim=-1)[token])
+            if left > 1:
+                logits = self._model.prefill(memory, [token])
 
     def _choose(self, logits: Tensor) -> int:
         """Pick the next token: the likeliest, or one drawn from the nucleus."""

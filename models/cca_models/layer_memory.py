@@ -9,6 +9,7 @@ past the fork: what it pools in between is not visible yet and waits in a list o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +43,42 @@ class Sight:
 
 
 Probe = Callable[[Sight], None]
+
+
+class Layer(Protocol):
+    """What a memory and a decoder need of the memory of a layer, however it keeps its tokens."""
+
+    config: CCAConfig
+    seen: int
+
+    @property
+    def pooled(self) -> int:
+        """Groups pooled so far, visible or not."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values held; room for more is not counted."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what must be saved, under the names of KEPT."""
+
+    def restore(self, tensors: dict[str, Tensor], *, seen: int) -> None:
+        """Take over saved tensors; they are shared, never written to."""
+
+    def fork(self) -> "Layer":
+        """Make a second memory that goes its own way from here; nothing large is copied."""
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        last_only: bool = False,
+        probe: Probe | None = None,
+    ) -> Tensor:
+        """Take in new tokens and let them attend to everything up to themselves."""
 
 
 class LayerMemory:

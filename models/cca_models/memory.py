@@ -1,4 +1,4 @@
-"""The memory of a whole document: one LayerMemory a layer, and the positions it was read with."""
+"""The memory of a whole document: one memory a layer, and the positions it was read with."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cca_models.errors import ContextTooLongError, MemoryFileError
-from cca_models.layer_memory import KEPT, LayerMemory
+from cca_models.layer_memory import KEPT, Layer
 from cca_models.rope import Rotary
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Memory:
 
     def __init__(
         self,
-        layers: Sequence[LayerMemory],
+        layers: Sequence[Layer],
         *,
         rotary: Rotary,
         stretch: int,

@@ -22,6 +22,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            # Triton launches on the current device, wherever the tensors lie.
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
