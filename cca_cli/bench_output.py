@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,10 @@ __all__ = [
     "csv_text",
     "finished_line",
     "json_value",
+    "mark_text",
+    "markdown_table",
     "plan_line",
+    "significant",
     "table",
 ]
 
@@ -99,8 +102,8 @@ def finished_line(method: str, length: int, measurement: Measurement) -> str:
     step = sorted(measurement.decode_s)[len(measurement.decode_s) // 2]
     how = f"{measurement.mark} {measurement.sampled}".strip()
     return (
-        f"{label}{how} ({measurement.plan}): prefill {_significant(seconds)} s, "
-        f"decode {_significant(1000 * step)} ms a token, KV {_size(measurement.kv_bytes)}, "
+        f"{label}{how} ({measurement.plan}): prefill {significant(seconds)} s, "
+        f"decode {significant(1000 * step)} ms a token, KV {_size(measurement.kv_bytes)}, "
         f"peak {_size(measurement.peak_bytes)}"
     )
 
@@ -119,22 +122,35 @@ def check_line(check: LogitCheck, dtype: str) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Write the rows as a Markdown table, aligned; it ends without a newline."""
-    cells = [_HEADER, *(_cells(row) for row in rows)]
+    return markdown_table(_HEADER, [_cells(row) for row in rows], text=_TEXT_COLUMNS)
+
+
+def markdown_table(
+    header: Sequence[str], lines: Sequence[Sequence[str]], *, text: Collection[str]
+) -> str:
+    """Write cells as a Markdown table, aligned; it ends without a newline.
+
+    Args:
+        header: Names of the columns.
+        lines: The cells, line by line.
+        text: Columns that are aligned to the left, as numbers are not.
+    """
+    cells = [header, *lines]
     # Markdown wants three characters in a rule.
-    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(_HEADER))]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
     rule = [
-        "-" * width if name in _TEXT_COLUMNS else "-" * (width - 1) + ":"
-        for name, width in zip(_HEADER, widths, strict=True)
+        "-" * width if name in text else "-" * (width - 1) + ":"
+        for name, width in zip(header, widths, strict=True)
     ]
-    return "\n".join(_line(line, widths) for line in (cells[0], rule, *cells[1:]))
 
+    def padded(line: Sequence[str]) -> str:
+        row = [
+            cell.ljust(width) if name in text else cell.rjust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ]
+        return f"| {' | '.join(row)} |"
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [
-        cell.ljust(width) if name in _TEXT_COLUMNS else cell.rjust(width)
-        for name, cell, width in zip(_HEADER, cells, widths, strict=True)
-    ]
-    return f"| {' | '.join(padded)} |"
+    return "\n".join(padded(line) for line in (cells[0], rule, *cells[1:]))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -145,11 +161,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         mark += f" (needs {format_bytes(row.needs_bytes)}, {format_bytes(row.free_bytes)} free)"
     decode = ""
     if row.decode_ms is not None and row.decode_p95_ms is not None:
-        decode = f"{_significant(row.decode_ms)} / {_significant(row.decode_p95_ms)}"
+        decode = f"{significant(row.decode_ms)} / {significant(row.decode_p95_ms)}"
     return (
         row.method,
         f"{row.length:,}",
-        _significant(row.prefill_s),
+        significant(row.prefill_s),
         "" if row.prefill_tokens_per_s is None else f"{row.prefill_tokens_per_s:,.0f}",
         decode,
         _size(row.kv_bytes),
@@ -158,12 +174,16 @@ def _cells(row: Row) -> tuple[str, ...]:
         _ratio(row.decode_ratio),
         _ratio(row.kv_ratio),
         str(row.n) if row.n else "",
-        # A reason may hold what would end the cell.
-        mark.replace("|", "/").replace("\n", " ")[:160],
+        mark_text(mark),
     )
 
 
-def _significant(value: float | None) -> str:
+def mark_text(mark: str) -> str:
+    """Write a mark for a table: a reason may hold what would end the cell."""
+    return mark.replace("|", "/").replace("\n", " ")[:160]
+
+
+def significant(value: float | None) -> str:
     """Write three digits, more where they stand before the point."""
     if value is None:
         return ""

@@ -101,6 +101,11 @@ def test_methods_keep_their_order() -> None:
         (["--shape", "llama2-7b", "-m", "dir"], "exclude each other", "--shape takes random"),
         (["--window", "8"], "--window 8 is smaller than --group-size 16", "--window 16"),
         (["--repeat", "0"], "repeat", "cca bench --help"),
+        (["--ops", "--tune"], "--ops and --tune exclude each other", "run one after"),
+        (["--ops", "--shape", "llama2-7b"], "--shape and --ops exclude", "--shape is for whole"),
+        (["--tune", "--plot", "x.png"], "--plot and --tune exclude", "--plot is for whole"),
+        (["--ops", "--window", "8"], "--window 8 is smaller than --group-size 16", "--window 16"),
+        (["--ops", "--csv", "/nowhere/x.csv"], "/nowhere/x.csv: no such file", "--csv FILE"),
     ],
 )
 def test_usage_errors_come_before_measuring(
@@ -212,3 +217,138 @@ def test_a_real_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert [float(row["prefill_s"]) for row in rows] == [full["prefill_s"], cca["prefill_s"]]
     assert rows[0]["torch"] == facts["torch"]
     assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--ops", "--tune"])
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_operations_need_a_gpu(
+    option: str,
+    device: str,
+    unmeasured: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(["bench", option, "--device", device]) == 7
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == [
+        f"cca: error: {option} needs a CUDA device: torch sees none",
+        f"hint: cca bench without {option} measures whole models on any device",
+    ]
+
+
+def test_a_cpu_is_not_taken_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert run(["bench", "--ops", "--device", "cpu"]) == 7
+    assert "--ops needs a CUDA device: not cpu" in capsys.readouterr().err
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The operations, tiny, on the CPU: a cell beside dense attention and one that fails."""
+    import torch
+
+    from cca_cli import bench_operations
+    from cca_models import benchmarks_contenders, benchmarks_tuning
+    from cca_models.benchmarks_operations import Bench, Cell, Contender, Sizes
+    from cca_models.benchmarks_timing import ClockTimer
+
+    seen: dict[str, Any] = {"failing": False}
+
+    def prepare(device: Any, dtype: str, **options: Any) -> Bench:
+        seen.update(options)
+        return Bench(
+            device=torch.device("cpu"), dtype=torch.float32, timer=ClockTimer(), dense="math",
+            **options,
+        )  # fmt: skip
+
+    def cells(bench: Bench, *, group_size: int, window: int) -> list[Cell]:
+        sizes = Sizes(
+            heads=4, kv_heads=2, head_dim=16, length=100, group_size=group_size, window=window
+        )
+
+        def bad(bench: Bench) -> Any:
+            raise RuntimeError("a | b" + "!" * 400)
+
+        found = [
+            benchmarks_contenders.copy_cell(1 << 30 >> 10),
+            benchmarks_contenders.prefill_cell(sizes),
+            benchmarks_contenders.decode_cell(sizes),
+        ]
+        if seen["failing"]:
+            found.append(Cell(operation="prefill", contenders=bad, methods=("cca",), sizes=sizes))
+        return found
+
+    def tiles(*, group_size: int, window: int) -> list[Cell]:
+        def some(bench: Bench) -> Any:
+            yield Contender(method="slow", calls=[lambda: sum(range(90000))], flop=1.0)
+            yield Contender(method="fast", calls=[lambda: None], flop=1.0, in_use=True)
+            yield Contender(method="large", calls=[lambda: 1 // 0], flop=1.0)
+
+        return [Cell(operation="prefill", contenders=some, methods=())]
+
+    monkeypatch.setattr(bench_operations, "_cuda_device", lambda name, option: name)
+    monkeypatch.setattr(bench_operations, "_prepare", prepare)
+    monkeypatch.setattr(benchmarks_contenders, "all_cells", cells)
+    monkeypatch.setattr(benchmarks_tuning, "all_tunings", tiles)
+    return seen
+
+
+def cells_of(lines: list[str]) -> list[dict[str, str]]:
+    """Read a Markdown table."""
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+
+
+def test_the_table_of_operations(
+    on_the_cpu: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.csv"
+    code = run(["bench", "--ops", "--no-flex", "--window", "32", "--csv", str(file)])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert on_the_cpu["flex"] is False and on_the_cpu["repeat"] == 5
+    lines = out.splitlines()
+    assert lines[0].startswith("cca ") and " · triton " in lines[0] and "G 16 W 32" in lines[0]
+    assert len({len(line) for line in lines[2:]}) == 1
+    copy, ours, full, step, _ = cells_of(lines[2:])
+    assert (copy["operation"], ours["method"], full["method"]) == ("copy", "cca", "math")
+    assert copy["GB/s"] and not copy["error"] and copy["mark"] == "measured"
+    assert ours["H / KV / D"] == "4 / 2 / 16" and ours["tokens"] == "100"
+    assert ours["× dense"] and not full["× dense"] and ours["error"] and ours["n"] == "5"
+    assert step["tokens"] == "100 (40 keys)" and step["share %"] and step["time"].endswith("s")
+    progress = err.splitlines()
+    assert progress[0] == lines[0]
+    assert len(progress) == 6 and "prefill 4 / 2 / 16 at 100, cca: " in progress[2]
+    rows = [*csv.DictReader(file.read_text().splitlines())]
+    assert [row["method"] for row in rows][1:] == ["cca", "math", "cca", "math"]
+    assert rows[0]["torch"] and rows[1]["window"] == "32" and float(rows[1]["tflops"]) > 0
+
+
+def test_operations_as_json_and_a_failed_one(
+    on_the_cpu: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_the_cpu["failing"] = True
+    code = run(["bench", "--ops", "--window", "32", "--repeat", "2", "--json", "-q"])
+    out, err = capsys.readouterr()
+    assert code == 9 and on_the_cpu["flex"] is True
+    found = json.loads(out)
+    assert found["provenance"]["repeat"] == 2 and found["provenance"]["dtype"] == "float32"
+    rows = found["rows"]
+    assert [len(row["samples_ms"]) for row in rows] == [2, 2, 2, 2, 2, 0]
+    assert rows[1]["error"] < 1e-5 and rows[-1]["mark"].startswith("failed: RuntimeError: a | b!")
+    message = json.loads(err)["error"]["message"]
+    assert message.startswith("1 of 6 rows failed, first prefill 4 / 2 / 16 at 100, cca: ")
+
+
+def test_tiles_are_printed_best_first(
+    on_the_cpu: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "--tune"]) == 0
+    rows = cells_of(capsys.readouterr().out.splitlines()[2:])
+    assert [(row["tile"], row["in use"]) for row in rows] == [
+        ("fast", "in use"), ("slow", ""), ("large", ""),
+    ]  # fmt: skip
+    assert rows[2]["mark"].startswith("failed: ZeroDivisionError") and not rows[2]["time"]

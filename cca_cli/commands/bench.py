@@ -52,7 +52,9 @@ def bench(
     repeat: Annotated[
         int | None,
         typer.Option(
-            min=1, show_default=False, help="Runs of each cell, in turns; 3 on a GPU, else 1."
+            min=1,
+            show_default=False,
+            help="Runs of each cell, in turns; 3 on a GPU, else 1; 5 for --ops and --tune.",
         ),
     ] = None,
     budget: Annotated[
@@ -71,6 +73,17 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Also draw them (.png, .svg, .pdf; needs cca[plot])."),
     ] = None,
+    ops: Annotated[
+        bool,
+        typer.Option("--ops", help="Measure single operations instead; needs a CUDA GPU."),
+    ] = False,
+    no_flex: Annotated[
+        bool, typer.Option("--no-flex", help="With --ops: leave FlexAttention out; it compiles.")
+    ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Try tile sizes of the kernels instead; needs a CUDA GPU."),
+    ] = False,
     offline: OfflineOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -82,11 +95,17 @@ def bench(
     A row is marked measured, sampled (it would have taken longer than --budget), oom (it does
     not fit) or failed. docs/benchmarks.md says how the figures are made.
 
+    --ops measures prefill, forward + backward and decode as single operations beside cuDNN's dense
+    attention and FlexAttention, each checked against the float64 reference. --tune times tile
+    sizes on this card, best first, and writes nothing down.
+
     \b
     Examples:
       cca bench --len 4k,32k,128k
       cca bench --len 128k --shape llama2-7b --device cuda --plot bench.png
       cca bench --len 1k --json | jq '.rows[].kv_bytes'
+      cca bench --ops --no-flex
+      cca bench --tune --json > tiles.json
     """
     # Listing the commands must not wait for what only measuring needs.
     from cca_cli.bench_options import check_output, parse_lengths, parse_methods
@@ -101,6 +120,19 @@ def bench(
     )
 
     console = Console.of(ctx)
+    if ops or tune:
+        from cca_cli.bench_operations import bench_operations, check_options
+
+        check_options(
+            ops=ops, tune=tune, shape=shape, plot=plot, group_size=group_size, window=window
+        )
+        if csv is not None:
+            check_output(csv, "--csv")
+        bench_operations(
+            console, tune=tune, flex=not no_flex, device=device, dtype=dtype, repeat=repeat,
+            group_size=group_size, window=window, seed=seed, csv=csv,
+        )  # fmt: skip
+        return
     tokens, chosen = parse_lengths(lengths), parse_methods(methods)
     if plot is not None:
         check_plot(plot)
