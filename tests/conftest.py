@@ -14,7 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _wo
 
 # Without a GPU the Triton kernels run under Triton's interpreter, which must be chosen before their
 # modules are imported. Only a test that names impl="triton" takes them then.
+import pytest  # noqa: E402
 import torch  # noqa: E402 - the thread counts above must come first
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))

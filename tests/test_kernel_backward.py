@@ -20,8 +20,8 @@ HALF, LONG = torch.float16, torch.bfloat16
 CASES = [
     Case(L=63, H=2, KV=2, D=16, W=32),
     Case(L=63, H=2, KV=2, D=64, W=32, dtype=HALF),
-    Case(B=2, H=3, KV=1, L=63, D=48, G=13, W=37),
-    Case(H=4, KV=1, L=50, D=16, G=4, W=20, position=60, spare=5),
+    Case(B=2, H=3, KV=1, L=47, D=48, G=13, W=23),
+    Case(H=3, KV=1, L=50, D=16, G=4, W=20, position=60, spare=5),
     Case(H=3, KV=1, L=40, D=80, G=13, W=29, position=33, spare=3, dtype=HALF),
     Case(B=2, H=1, KV=1, L=9, D=16, G=16, W=32, position=3),
     Case(H=1, KV=1, L=1, D=16, G=16, W=32, position=200, spare=40),
@@ -110,17 +110,17 @@ def test_attend_backward(case: Case) -> None:
     check(case, "cpu", dlse=False)
 
 
-@pytest.mark.parametrize("case", CASES[2:5], ids=str)
+@pytest.mark.parametrize("case", [CASES[2], CASES[4]], ids=str)
 def test_attend_backward_of_lse(case: Case) -> None:
     check(case, "cpu", dlse=True)
 
 
-@pytest.mark.parametrize("case", CASES[3:5], ids=str)
-def test_attend_backward_of_strided_tensors(case: Case) -> None:
+def test_attend_backward_of_strided_tensors() -> None:
+    case = Case(B=2, H=4, KV=2, L=34, D=16, G=4, W=10, position=20, spare=3)
     check(case, "cpu", dlse=True, strided=True)
 
 
-@pytest.mark.parametrize("case", [CASES[4], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[4]], ids=str)
 def test_attend_backward_through_pointers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way to the tiles where there is no tensor memory accelerator."""
     for module in (prefill_backward_queries, prefill_backward_keys):
@@ -152,7 +152,7 @@ def test_attend_function(arriving: str) -> None:
     """The whole way through autograd, with gradients that autograd expands or leaves out."""
     from cca_kernels.functions import Attend
 
-    case = Case(H=2, KV=1, L=40, D=16, G=4, W=10, position=7)
+    case = Case(H=2, KV=1, L=20, D=16, G=4, W=10, position=7)
 
     def gradients(dtype: torch.dtype, triton: bool) -> list[Tensor | None]:
         leaves = [t.requires_grad_() for t in case.tensors(dtype=dtype)]
@@ -176,7 +176,7 @@ def test_pool_and_attend_end_to_end() -> None:
     """Gradients flow on from the core tokens through the pooling, into k, v and the anchors."""
     from cca_kernels.functions import Attend, PoolGroups
 
-    case = Case(H=4, KV=2, L=63, D=16, G=4, W=9)
+    case = Case(H=4, KV=2, L=43, D=16, G=4, W=9)
 
     def gradients(dtype: torch.dtype, triton: bool) -> list[Tensor]:
         q, k, v = (t.requires_grad_() for t in case.tensors(dtype=dtype)[:3])

@@ -88,7 +88,7 @@ def test_rotary(B: int, L: int, D: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
 @pytest.mark.parametrize("kind", ["plain", "norm", "gated", "residual"])
-@pytest.mark.parametrize(("B", "N", "K"), [(1, 7, 40), (3, 33, 600)], ids=str)
+@pytest.mark.parametrize(("B", "N", "K"), [(1, 7, 40), (3, 10, 300)], ids=str)
 def test_gemv(B: int, N: int, K: int, kind: str, biased: bool, dtype: torch.dtype) -> None:
     from cca_kernels.gemv import GemvTile, gemv_fwd
 

@@ -12,7 +12,7 @@ from cca_kernels.pooling import pool_bwd, pool_fwd, pool_queries_fwd
 SHAPES = [
     (2, 2, 63, 48, 16),
     (1, 2, 63, 80, 13),
-    (2, 1, 130, 64, 7),
+    (2, 1, 66, 64, 7),
     (1, 3, 9, 16, 1),
     (1, 1, 90, 32, 41),
     (1, 2, 16, 128, 16),
@@ -23,7 +23,8 @@ ON_GPU = [
     for shape in [*SHAPES, (1, 4, 70_003, 128, 16), (1, 3, 40_001, 64, 16), (1, 2, 9000, 256, 64)]
     for dtype in [torch.bfloat16, *DTYPES]
 ]
-CASES = [("cpu", shape, dtype) for shape in SHAPES for dtype in DTYPES] + ON_GPU
+# The interpreter is slow: there every shape in one of the dtypes.
+CASES = [("cpu", shape, DTYPES[i % 2]) for i, shape in enumerate(SHAPES)] + ON_GPU
 
 
 def _name(value: object) -> str:

@@ -1,6 +1,11 @@
 """The forward kernels of the prefill attention against the float64 reference."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +22,14 @@ HALF, LONG = torch.float16, torch.bfloat16
 CASES = [
     Case(L=63, D=48, W=32),
     Case(L=63, D=64, W=32, dtype=HALF),
-    Case(B=2, H=6, KV=2, L=63, D=48, G=13, W=37),
-    Case(L=70, D=64, W=32, position=500, dtype=HALF),
-    Case(H=9, KV=3, L=100, D=64, G=16, W=128, position=777),
+    Case(B=2, H=4, KV=2, L=63, D=48, G=13, W=37),
+    Case(H=2, KV=1, L=70, D=64, W=32, position=500, dtype=HALF),
+    Case(H=3, KV=1, L=70, D=64, G=8, W=50, position=377),
     Case(L=9, G=16, W=32, position=3),
     Case(L=1, G=16, W=32, position=200, spare=3),
     Case(H=4, KV=4, L=70, D=80, G=13, W=13, position=60, spare=5, dtype=HALF),
-    Case(L=70, D=96, G=2, W=3, position=1),
-    Case(L=70, D=32, G=1, W=1, position=40),
+    Case(H=2, KV=1, L=70, D=96, G=2, W=3, position=1),
+    Case(H=2, KV=1, L=70, D=32, G=1, W=1, position=40),
     Case(L=63, W=512, position=100),
     Case(H=2, KV=1, L=40, D=256, G=16, W=20, position=31),
     Case(H=2, KV=1, L=33, D=13, G=40, W=7, position=90),
@@ -91,7 +96,7 @@ def test_any_tile_gives_the_same(case: Case, tile: Tile) -> None:
 
 
 def test_strides_do_not_matter() -> None:
-    case = Case(L=63, position=100, spare=2)
+    case = Case(B=2, H=2, L=40, position=60, spare=2)
     tensors = case.tensors()
     strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]
     one = cca_kernels.attend(*tensors, impl="triton", **case.options)
@@ -102,7 +107,7 @@ def test_strides_do_not_matter() -> None:
 
 def test_memory_that_nobody_sees_is_not_read() -> None:
     """Raw keys before the first window and core tokens behind the last visible one hold NaN."""
-    case = Case(L=40, G=16, W=32, position=200, spare=20)
+    case = Case(H=2, KV=1, L=40, G=16, W=32, position=200, spare=20)
     tensors = case.tensors()
     clean = cca_kernels.attend(*tensors, impl="triton", **case.options)
     for t in tensors[1:3]:
@@ -114,11 +119,11 @@ def test_memory_that_nobody_sees_is_not_read() -> None:
 
 
 def test_chunks_give_what_one_shot_gives() -> None:
-    case = Case(L=150, D=32, G=8, W=24)
+    case = Case(H=2, KV=1, L=70, D=32, G=8, W=24)
     q, k, v, core_k, core_v = case.tensors()
     whole, lse = cca_kernels.attend(q, k, v, core_k, core_v, impl="triton", **case.options)
     done = 0
-    for length in (1, 30, 64, 55):
+    for length in (1, 9, 35, 25):
         options = {**case.options, "position": done}
         end = done + length
         o, part = cca_kernels.attend(
@@ -131,7 +136,7 @@ def test_chunks_give_what_one_shot_gives() -> None:
 
 
 def test_a_later_token_changes_nothing() -> None:
-    case = Case(L=80, D=32, G=8, W=24)
+    case = Case(H=2, KV=1, L=80, D=32, G=8, W=24)
     q, k, v, core_k, core_v = case.tensors()
     before, _ = cca_kernels.attend(q, k, v, core_k, core_v, impl="triton", **case.options)
     for t in (q, k, v):
@@ -210,3 +215,20 @@ def test_two_runs_give_the_same_bits() -> None:
     one, other = (cca_kernels.attend(*tensors, **case.options) for _ in range(2))
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1])
+
+
+def test_kernels_compile_for_every_architecture() -> None:
+    """With the compiler that is installed, and within the shared memory that a program may have."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    root = Path(__file__).parent.parent
+    environment["PYTHONPATH"] = os.pathsep.join([str(root / "kernels"), str(root / "models")])
+    script = Path(__file__).parent / "compile_kernels.py"
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = json.loads(result.stdout)
+    assert {row[1] for row in rows} == {"ampere", "ada", "hopper"}
+    limit = {"ampere": 163 << 10, "ada": 99 << 10, "hopper": 227 << 10}
+    for kernel, arch, head_dim, shared in rows:
+        assert 0 < shared <= limit[arch], f"{kernel} on {arch}, head dim {head_dim}: {shared}"

@@ -12,14 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cca_kernels.decoding import (
-    LOG2_E,
-    DecodeWorkspace,
-    arrive_and_merge,
-    decode_workspace,
-    scan_row,
-    scan_rows,
-)
+from cca_kernels.decode_primitives import LOG2_E, arrive_and_merge, scan_row, scan_rows
+from cca_kernels.decoding import DecodeWorkspace, decode_workspace
 
 __all__ = ["append_step", "decode_step", "decode_workspace"]
 

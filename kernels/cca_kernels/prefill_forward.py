@@ -116,17 +116,17 @@ def attend_fwd_kernel(
 _TILES: dict[str, list[tuple[int, int, Tile]]] = {
     "hopper": [
         (64, 2, Tile(block_q=128, block_k=64, num_warps=4, num_stages=3)),
-        (128, 2, Tile(block_q=128, block_k=64, num_warps=8, num_stages=3)),
+        (128, 2, Tile(block_q=64, block_k=64, num_warps=4, num_stages=3)),
         (256, 2, Tile(block_q=128, block_k=32, num_warps=8, num_stages=2)),
-        (64, 4, Tile(block_q=64, block_k=32, num_warps=4, num_stages=2)),
-        (256, 4, Tile(block_q=32, block_k=32, num_warps=4, num_stages=1)),
+        (64, 4, Tile(block_q=64, block_k=32, num_warps=8, num_stages=2)),
+        (256, 4, Tile(block_q=32, block_k=32, num_warps=8, num_stages=1)),
     ],
     "ampere": [
         (64, 2, Tile(block_q=128, block_k=64, num_warps=4, num_stages=3)),
         (128, 2, Tile(block_q=128, block_k=64, num_warps=8, num_stages=3)),
         (256, 2, Tile(block_q=64, block_k=32, num_warps=4, num_stages=2)),
-        (64, 4, Tile(block_q=64, block_k=32, num_warps=4, num_stages=2)),
-        (256, 4, Tile(block_q=32, block_k=32, num_warps=4, num_stages=1)),
+        (64, 4, Tile(block_q=64, block_k=32, num_warps=8, num_stages=2)),
+        (256, 4, Tile(block_q=32, block_k=32, num_warps=8, num_stages=1)),
     ],
     "ada": [
         (64, 2, Tile(block_q=128, block_k=64, num_warps=4, num_stages=2)),

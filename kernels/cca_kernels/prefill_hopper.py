@@ -25,16 +25,13 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from cca_kernels.descriptors import is_describable, tile_strides
 from cca_kernels.partition import visible_cores
 from cca_kernels.prefill_hopper_plan import bounds, masked_tile, place, plan, visible
+from cca_kernels.prefill_hopper_softmax import MASKED, correct, mask, softmax, sums
 
 # The copies' names changed between Triton 3.6 and 3.9; what they do did not.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 _LN2 = gl.constexpr(0.6931471805599453)
-# Stands for minus infinity: a row whose first tile is all masked adds garbage under this maximum,
-# and the first real score multiplies it by exp2(-huge) = 0. It is a power of two: its product with
-# the scale is exact, fused with the subtraction or not.
-_MASKED = gl.constexpr(-(2.0**100))
 
 
 @gluon.jit
@@ -91,47 +88,6 @@ def _producer(inputs, bufs, bars, sizes, G: gl.constexpr, W: gl.constexpr, BLOCK
 
 
 @gluon.jit
-def _softmax(s, m, scale, FOLD: gl.constexpr):
-    """Take a tile of scores into the running maximum: weights, new maximum, correction.
-
-    A row lies in four threads, eight neighbouring columns at a time. Folding these eights first
-    keeps many short chains of operations going where one reduction would make two long ones.
-    """
-    if FOLD % 2 == 1:
-        eights = gl.max(s.reshape([s.shape[0], s.shape[1] // 8, 8]), 1)
-        m_new = gl.maximum(m, gl.convert_layout(gl.max(eights, 1), m.type.layout))
-    else:
-        m_new = gl.maximum(m, gl.max(s, 1))
-    alpha = gl.exp2((m - m_new) * scale)
-    w = gl.exp2(s * scale - (m_new * scale)[:, None])
-    return w, m_new, alpha
-
-
-@gluon.jit
-def _sums(w, FOLD: gl.constexpr):
-    """Sum the weights of a tile by eights, [64, 8]: the rest is summed once, at the end."""
-    if FOLD >= 2:
-        return gl.sum(w.reshape([w.shape[0], w.shape[1] // 8, 8]), 1)
-    else:
-        return gl.sum(w, 1)
-
-
-@gluon.jit
-def _correct(den, alpha, FOLD: gl.constexpr):
-    if FOLD < 2:
-        return den * alpha
-    else:
-        return den * gl.convert_layout(alpha, gl.SliceLayout(1, den.type.layout))[:, None]
-
-
-@gluon.jit
-def _mask(s, low, high, base, cols):
-    key = base + cols
-    seen = (key[None, :] >= low[:, None]) & (key[None, :] < high[:, None])
-    return gl.where(seen, s, _MASKED)
-
-
-@gluon.jit
 def _scores(q_tile, k_buf, k_full, turns, n, zero, C: gl.constexpr, CONSUMERS: gl.constexpr,
             STAGES: gl.constexpr, PINGPONG: gl.constexpr):  # fmt: skip
     """Issue the scores of the n-th tile, once it is this consumer's turn."""
@@ -179,9 +135,9 @@ def _step(q_tile, k_buf, v_buf, k_full, k_free, v_full, v_free, turns,
     s = hopper.warpgroup_mma_wait(1, deps=[score])
     mbarrier.arrive(k_free.index(n % STAGES), count=1)
     if MASKED:
-        s = _mask(s, low, high, base, cols)
-    w, m, alpha = _softmax(s, m, scale, FOLD)
-    den = _correct(den, alpha, FOLD) + _sums(w, FOLD)
+        s = mask(s, low, high, base, cols)
+    w, m, alpha = softmax(s, m, scale, FOLD)
+    den = correct(den, alpha, FOLD) + sums(w, FOLD)
     # Passed at once, for the values have been there since they were issued; but nothing is moved
     # across a wait like this one, so the exponentials stay in front of the next line and run
     # beside the product that it waits for.
@@ -223,7 +179,7 @@ def _consumer(outputs, bufs, bars, sizes, scale, C: gl.constexpr,
         own = row + C * 64
         p_row = position + own + gl.arange(0, 64, rows)
         m_row = visible(p_row, G, W)
-        m = gl.full([64], _MASKED, gl.float32, rows)
+        m = gl.full([64], MASKED, gl.float32, rows)
         acc = gl.full([64, BLOCK_D], 0.0, gl.float32, o_layout)
 
         # The first tile is always a masked one: the last row sees its own key there.
@@ -239,9 +195,9 @@ def _consumer(outputs, bufs, bars, sizes, scale, C: gl.constexpr,
         low, high, base = bounds(
             0, n_right, n_left, n_raw, core_full, m_row, p_row, start, G, BLOCK_K
         )
-        s = _mask(s, low, high, base, cols)
-        w, m, _alpha = _softmax(s, m, scale, FOLD)
-        den = _sums(w, FOLD)
+        s = mask(s, low, high, base, cols)
+        w, m, _alpha = softmax(s, m, scale, FOLD)
+        den = sums(w, FOLD)
         n += 1
         for j in range(1, n_masked):
             low, high, base = bounds(

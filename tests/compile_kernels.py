@@ -1,0 +1,88 @@
+"""Compile kernels for cards that need not be there, and print what each takes, as JSON.
+
+A program of its own: under the interpreter, which the tests run in, nothing is compiled.
+"""
+
+import json
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import mangle_type
+
+from cca_kernels import prefill_forward, prefill_hopper
+from cca_kernels.tiles import tile_for
+
+_ARCHITECTURES = {"ampere": 80, "ada": 89}
+
+
+def shared_memory(source: Any, arch: int, **options: int) -> int:
+    """Compile and give the shared memory of a program, in bytes."""
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return int(compiled.metadata.shared)
+
+
+def forward(name: str, head_dim: int) -> int:
+    """Compile the portable forward kernel in bfloat16 with the table's tile."""
+    kernel = prefill_forward.attend_fwd_kernel
+    tile = tile_for(prefill_forward._TILES, name, head_dim, 2)
+    constants: dict[str, Any] = {
+        "REP": 1, "G": 16, "W": 1024, "D": head_dim, "BLOCK_Q": tile.block_q,
+        "BLOCK_K": tile.block_k, "BLOCK_D": head_dim, "STAGES": tile.num_stages,
+        "PRECISION": "tf32",
+    }  # fmt: skip
+    signature: dict[str, Any] = {}
+    aligned = {}
+    for i, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument.endswith("_strides"):
+            signature[argument] = ("i64",) * 3
+            aligned.update({(i, axis): [["tt.divisibility", 16]] for axis in range(3)})
+        elif argument in ("q", "k", "v", "core_k", "core_v", "o"):
+            signature[argument] = "*bf16"
+            aligned[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[argument] = {"lse": "*fp32", "scale": "fp32"}.get(argument, "i32")
+    values = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+    return shared_memory(source, _ARCHITECTURES[name], num_warps=tile.num_warps)
+
+
+def hopper(head_dim: int) -> int:
+    """Compile the Hopper kernel in bfloat16."""
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    kernel = prefill_hopper.attend_fwd_hopper_kernel
+    tile = prefill_hopper.TILES[head_dim]
+    constants: dict[str, Any] = {
+        "G": 16, "W": 1024, "BLOCK_K": tile.block_k, "BLOCK_D": head_dim, "STAGES": tile.stages,
+        "CONSUMERS": tile.consumers, "PINGPONG": tile.turns, "OVERLAP": tile.overlap,
+        "FOLD": tile.fold, "EARLY": tile.early, "SHARE": tile.share,
+    }  # fmt: skip
+    signature: dict[str, Any] = {}
+    for argument in kernel.arg_names:
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument in ("q", "k", "v", "core_k", "core_v", "o"):
+            rows = 64 if argument in ("q", "o") else tile.block_k
+            tensor = torch.zeros(2, 2, rows, head_dim, dtype=torch.bfloat16)
+            signature[argument] = mangle_type(prefill_hopper._descriptor(tensor, rows, head_dim))
+        else:
+            signature[argument] = {"lse": "*fp32", "scale": "fp32"}.get(argument, "i32")
+    values = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+    source = GluonASTSource(fn=kernel, signature=signature, constexprs=values, attrs={})
+    return shared_memory(source, 90, num_warps=4, maxnreg=168)
+
+
+def main() -> None:
+    """Print kernel, architecture, head dim and bytes of shared memory."""
+    rows = [["portable", name, 128, forward(name, 128)] for name in ("ampere", "ada")]
+    rows += [["hopper", "hopper", head_dim, hopper(head_dim)] for head_dim in (64, 128, 256)]
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
