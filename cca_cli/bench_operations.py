@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cca_cli.bench_output import mark_text, markdown_table, significant
 from cca_cli.console import Console
-from cca_cli.errors import PartialFailureError, ResourceError, UsageError
+from cca_cli.errors import PartialFailureError, UsageError
 from cca_cli.model_loading import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def bench_operations(
     """Measure the operations, or with `tune` their tiles, and print them.
 
     Raises:
-        ResourceError: If there is no CUDA device.
+        UsageError: If another device is asked for.
+        ModelError: If there is no CUDA device.
         PartialFailureError: If an operation of CCA could not be measured, or gave wrong results.
     """
     chosen = _cuda_device(device, "--tune" if tune else "--ops")
@@ -198,14 +199,14 @@ def _cuda_device(name: str, option: str) -> torch.device:
     # Seconds; an error in the options must not wait for it.
     import torch
 
-    if not torch.cuda.is_available() or not (name == "auto" or name.startswith("cuda")):
-        seen = "torch sees none" if not torch.cuda.is_available() else f"not {name}"
-        raise ResourceError(
-            f"{option} needs a CUDA device: {seen}",
-            hint=f"cca bench without {option} measures whole models on any device",
-        )
+    from cca_models.errors import ModelError
     from cca_models.weights import choose_device
 
+    hint = f"cca bench without {option} measures whole models on any device"
+    if name != "auto" and not name.startswith("cuda"):
+        raise UsageError(f"{option} needs a CUDA device, not {name}", hint=hint)
+    if not torch.cuda.is_available():
+        raise ModelError(f"{option} needs a CUDA device: torch sees none", hint=hint)
     return choose_device(name)
 
 

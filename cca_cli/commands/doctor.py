@@ -96,11 +96,22 @@ def _devices() -> list[dict[str, Any]]:
     ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        detail = f"{properties.name}, {format_bytes(properties.total_memory)}"
+        detail = f"{properties.name}, {format_bytes(properties.total_memory)}, {_kernels(index)}"
         devices.append({"name": f"cuda:{index}", "detail": detail})
     if torch.backends.mps.is_available():
         devices.append({"name": "mps", "detail": "Apple GPU"})
     return devices
+
+
+def _kernels(index: int) -> str:
+    """Say which kernels a card gets."""
+    if _version("triton") is None:
+        return "torch operations, for triton is absent"
+    import torch
+
+    from cca_kernels.tiles import architecture
+
+    return f"Triton kernels for {architecture(torch.device('cuda', index))}"
 
 
 def _default_model() -> str | None:
@@ -111,23 +122,33 @@ def _default_model() -> str | None:
 
 
 def _self_check() -> str:
-    """Compare the fast attention with its specification on a small random case."""
+    """Compare the fast attention with its specification, on the CPU and, if there is one, a GPU."""
+    import torch
+
+    result = _compare("cpu")
+    if result == "ok" and torch.cuda.is_available():
+        result = _compare("cuda")
+    return result
+
+
+def _compare(device: str) -> str:
+    """Compare on a small random case."""
     import torch
 
     from cca_kernels import attend, pool_groups, reference
 
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 2, 48, 16, generator=generator) for _ in range(3))
+    q, k, v = (torch.randn(1, 2, 48, 16, generator=generator).to(device) for _ in range(3))
     try:
         core = pool_groups(k, v, q[:, :, 3::4], group_size=4)
         fast, _ = attend(q, k, v, *core, position=0, group_size=4, window=8)
         qkv = (q.double(), k.double(), v.double())
         wide = (core[0].double(), core[1].double())
         exact, _ = reference.attend(*qkv, *wide, position=0, group_size=4, window=8, scale=16**-0.5)
+        error = (fast.double() - exact).abs().max().item()
     except (RuntimeError, ValueError, OSError) as failure:
-        return f"failed: {failure}"
-    error = (fast.double() - exact).abs().max().item()
-    return "ok" if error < 1e-5 else f"failed: off by {error:.1e}"
+        return f"failed on {device}: {failure}"
+    return "ok" if error < 1e-5 else f"failed on {device}: off by {error:.1e}"
 
 
 def _advice(facts: dict[str, Any]) -> list[str]:
