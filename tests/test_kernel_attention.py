@@ -165,3 +165,62 @@ def test_triton_says_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match="needs a CUDA tensor or TRITON_INTERPRET=1, got cpu"):
         cca_kernels.attend(*case.tensors(), impl="triton", **case.options)
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_any_strides_will_do(impl: cca_kernels.Impl) -> None:
+    """The last axis too, which every fast implementation wants contiguous."""
+    case = Case(L=33, position=100)
+    tensors = case.tensors()
+    odd = [t.transpose(2, 3).contiguous().transpose(2, 3) for t in tensors]
+    expected = cca_kernels.attend(*tensors, impl=impl, **case.options)
+    for i in range(len(odd)):
+        mixed = [*tensors[:i], odd[i], *tensors[i + 1 :]]
+        torch.testing.assert_close(cca_kernels.attend(*mixed, impl=impl, **case.options), expected)
+    one = [t[:, :, -1:] if i == 0 else t for i, t in enumerate(odd)]
+    options = {**case.options, "position": case.position + case.L - 1}
+    o, _ = cca_kernels.decode(*one, impl=impl, **options)
+    torch.testing.assert_close(o, expected[0][:, :, -1:])
+    k, v = tensors[1:3]
+    anchor = torch.randn_like(k[:, :, : k.shape[2] // 16])
+    plain = cca_kernels.pool_groups(k, v, anchor, group_size=16, impl=impl)
+    turned = anchor.transpose(2, 3).contiguous().transpose(2, 3)
+    torch.testing.assert_close(
+        cca_kernels.pool_groups(*odd[1:3], turned, group_size=16, impl=impl), plain
+    )
+
+
+def test_scale_and_places_are_checked() -> None:
+    case = Case(L=4, position=200)
+    q, k, v, _, _ = case.tensors()
+    with pytest.raises(ValueError, match="expected scale > 0, got 0"):
+        cca_kernels.attend(*case.tensors(), scale=0.0, **case.options)
+    with pytest.raises(ValueError, match="expected first >= 0, got -1"):
+        cca_kernels.pool_queries(q, k, v, first=-1, group_size=2)
+    with pytest.raises(ValueError, match="expected group_size >= 1, got 0"):
+        cca_kernels.pool_queries(q, k, v, first=0, group_size=0)
+
+
+def test_second_derivatives_are_refused() -> None:
+    case = Case(L=9, D=16, H=2, KV=1, W=32)
+    leaves = [t.requires_grad_() for t in case.tensors()]
+    o, _ = cca_kernels.attend(*leaves, impl="triton", **case.options)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(o.sum(), leaves[:1], create_graph=True)
+
+
+def test_cards_without_these_kernels_take_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cca_kernels import tiles
+
+    card = torch.device("cuda", 7)
+    for capability, name, runs in [
+        ((7, 5), "older", False), ((8, 0), "ampere", True), ((8, 9), "ada", True),
+        ((9, 0), "hopper", True), ((10, 0), "blackwell", True), ((12, 0), "ada", True),
+    ]:  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        tiles.architecture.cache_clear()
+        assert tiles.architecture(card) == name
+        assert tiles.has_kernels(card) is runs
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not tiles.has_kernels(card)
+    tiles.architecture.cache_clear()

@@ -212,3 +212,14 @@ def test_training_gradients_flow_through_core_tokens(model: object, ids: torch.T
     model(ids, labels=ids, use_cache=False).loss.backward()
     for layer in model.model.layers:
         assert layer.self_attn.q_proj.weight.grad.abs().max() > 0
+
+
+def test_mixed_precision_runs_with_and_without_a_cache(ids: torch.Tensor) -> None:
+    """Under autocast rotation gives float32 queries and keys beside 16-bit values."""
+    model = make_model("cca").float()  # type: ignore[attr-defined]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(ids, use_cache=False).logits
+        chunked = read(model, ids, [40])
+    logits.float().sum().backward()
+    assert torch.isfinite(model.model.layers[0].self_attn.k_proj.weight.grad).all()
+    assert torch.nn.functional.cosine_similarity(logits.flatten(), chunked.flatten(), 0) > 0.99

@@ -4,6 +4,7 @@ Each operation has one signature whatever runs it. `impl="auto"` takes the faste
 for the tensors' device; a named one that cannot run raises, nothing falls back in silence.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,7 @@ def pool_groups(
         v: Values, like k.
         anchor: The pooling query of each group, [B, KV, L // G, D].
         group_size: Tokens per group, G.
-        scale: Factor on the scores; D ** -0.5 by default.
+        scale: Factor on the scores, above 0; D ** -0.5 by default.
         impl: Which implementation runs.
 
     Returns:
@@ -58,16 +59,18 @@ def pool_groups(
         RuntimeError: If the named implementation cannot run here.
     """
     checks.pooling(k, v, anchor, group_size=group_size)
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    scale = _scale(scale, k)
+    k, v, anchor = _rows(k, v, anchor)
     if checks.implementation(impl, k) == "triton":
-        if _needs_grad(k, v, anchor):
-            from cca_kernels.functions import PoolGroups
+        with _device(k):
+            if _needs_grad(k, v, anchor):
+                from cca_kernels.functions import PoolGroups
 
-            core_k, core_v = PoolGroups.apply(k, v, anchor, group_size, scale)
-            return core_k, core_v
-        from cca_kernels.pooling import pool_fwd
+                core_k, core_v = PoolGroups.apply(k, v, anchor, group_size, scale)
+                return core_k, core_v
+            from cca_kernels.pooling import pool_fwd
 
-        return pool_fwd(k, v, anchor, group_size=group_size, scale=scale)
+            return pool_fwd(k, v, anchor, group_size=group_size, scale=scale)
     if k.dtype in (torch.float32, torch.float64):
         return reference.pool_groups(k, v, anchor, group_size=group_size, scale=scale)
     core_k, core_v = reference.pool_groups(
@@ -96,7 +99,7 @@ def pool_queries(
         v: Values, like k.
         first: Index in q of the last token of the first group; the others follow every G.
         group_size: Tokens per group, G.
-        scale: Factor on the scores; D ** -0.5 by default.
+        scale: Factor on the scores, above 0; D ** -0.5 by default.
         impl: Which implementation runs.
 
     Returns:
@@ -106,15 +109,18 @@ def pool_queries(
         ValueError: If shapes, dtypes or devices do not fit, or q ends before the last group.
         RuntimeError: If the named implementation cannot run here.
     """
-    M = k.shape[2] // group_size if group_size >= 1 else 0
+    checks.pooled_queries(first, group_size)
     checks.grouped(q, k.shape[1])
+    M = k.shape[2] // group_size
     last_tokens = q[:, :, first::group_size][:, :, :M]
     checks.pooling(k, v, last_tokens[:, : k.shape[1]], group_size=group_size)
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    scale = _scale(scale, k)
+    q, k, v = _rows(q, k, v)
     if checks.implementation(impl, k) == "triton" and not _needs_grad(q, k, v):
         from cca_kernels.pooling import pool_queries_fwd
 
-        return pool_queries_fwd(q, k, v, first=first, group_size=group_size, scale=scale)
+        with _device(k):
+            return pool_queries_fwd(q, k, v, first=first, group_size=group_size, scale=scale)
     anchor = group_anchors(last_tokens, kv_heads=k.shape[1])
     return pool_groups(k, v, anchor, group_size=group_size, scale=scale, impl=impl)
 
@@ -147,7 +153,7 @@ def attend(
         position: Position of the first query, from 0.
         group_size: Tokens per group, G.
         window: Raw tokens that every query sees at least, W.
-        scale: Factor on the scores; D ** -0.5 by default.
+        scale: Factor on the scores, above 0; D ** -0.5 by default.
         impl: Which implementation runs.
 
     Returns:
@@ -161,7 +167,8 @@ def attend(
     checks.attention(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window
     )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = _scale(scale, q)
+    q, k, v, core_k, core_v = _rows(q, k, v, core_k, core_v)
     if checks.implementation(impl, q) == "triton":
         return _attend_triton(
             q, k, v, core_k, core_v, position=position, group_size=group_size, window=window,
@@ -196,7 +203,8 @@ def decode(
     checks.attention(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window
     )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = _scale(scale, q)
+    q, k, v, core_k, core_v = _rows(q, k, v, core_k, core_v)
     if checks.implementation(impl, q) == "triton":
         options: dict[str, Any] = {
             "position": position, "group_size": group_size, "window": window, "scale": scale
@@ -205,7 +213,8 @@ def decode(
             return _attend_triton(q, k, v, core_k, core_v, **options)
         from cca_kernels.decoding import decode_fwd
 
-        return decode_fwd(q, k, v, core_k, core_v, **options)
+        with _device(q):
+            return decode_fwd(q, k, v, core_k, core_v, **options)
     run = cpu.decode if _plain_cpu(q, k, v, core_k, core_v) else blocked.decode
     return run(
         q, k, v, core_k, core_v, position=position, group_size=group_size, window=window,
@@ -217,17 +226,36 @@ def _attend_triton(
     q: Tensor, k: Tensor, v: Tensor, core_k: Tensor, core_v: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Run the kernels; what a backward pass reads is kept only where there will be one."""
-    if _needs_grad(q, k, v, core_k, core_v):
-        from cca_kernels.functions import Attend
+    with _device(q):
+        if _needs_grad(q, k, v, core_k, core_v):
+            from cca_kernels.functions import Attend
 
-        o, lse = Attend.apply(
-            q, k, v, core_k, core_v,
-            options["position"], options["group_size"], options["window"], options["scale"],
-        )  # fmt: skip
-        return o, lse
-    from cca_kernels.prefill_forward import attend_fwd
+            o, lse = Attend.apply(
+                q, k, v, core_k, core_v,
+                options["position"], options["group_size"], options["window"], options["scale"],
+            )  # fmt: skip
+            return o, lse
+        from cca_kernels.prefill_forward import attend_fwd
 
-    return attend_fwd(q, k, v, core_k, core_v, **options)
+        return attend_fwd(q, k, v, core_k, core_v, **options)
+
+
+def _scale(scale: float | None, k: Tensor) -> float:
+    """Fill the default in, and check."""
+    if scale is None:
+        return float(k.shape[-1] ** -0.5)
+    checks.scaling(scale)
+    return scale
+
+
+def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Give tensors whose last axis is contiguous, which every fast implementation relies on."""
+    return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in tensors)
+
+
+def _device(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make a tensor's device the current one: Triton launches there, wherever tensors lie."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

@@ -1,13 +1,13 @@
 """Argument checks of the public operations; called once, at the edge."""
 
 import os
-from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from cca_kernels.partition import raw_start, visible_cores
+from cca_kernels.tiles import has_kernels
 
 
 def _expect(ok: bool, message: str) -> None:
@@ -81,6 +81,17 @@ def attention(
     _expect(cores <= M, f"expected at least {cores} core tokens, got {M}")
 
 
+def scaling(scale: float) -> None:
+    """Check the factor on the scores: a maximum found before scaling must stay one after it."""
+    _expect(scale > 0, f"expected scale > 0, got {scale}")
+
+
+def pooled_queries(first: int, group_size: int) -> None:
+    """Check where the pooling queries are taken from."""
+    settings(group_size, 1)
+    _expect(first >= 0, f"expected first >= 0, got {first}")
+
+
 def grouped(q: Tensor, kv_heads: int) -> None:
     """Check that query heads can share the KV heads."""
     _expect(q.dim() == 4, f"expected 4 axes, got shape {tuple(q.shape)}")
@@ -105,8 +116,7 @@ def implementation(impl: str, *tensors: Tensor) -> str:
     first = tensors[0]
     device, doubles = first.device.type, first.dtype == torch.float64
     if impl == "auto":
-        runs = device == "cuda" and not doubles and _has_triton()
-        return "triton" if runs else "torch"
+        return "triton" if not doubles and has_kernels(first.device) else "torch"
     if impl == "triton":
         if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise RuntimeError(
@@ -114,11 +124,6 @@ def implementation(impl: str, *tensors: Tensor) -> str:
             )
         if doubles:
             raise RuntimeError("impl='triton' computes in float32; float64 needs impl='torch'")
-        if not _has_triton():
+        if find_spec("triton") is None:
             raise RuntimeError("impl='triton' needs the package triton, which is not installed")
     return impl
-
-
-@lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

@@ -43,6 +43,7 @@ class Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         """Launch the backward kernels of the gradients that are asked for."""
+        _once()
         q, k, v, core_k, core_v, o, lse = ctx.saved_tensors
         wants = ctx.needs_input_grad[:5]
         if do is None and dlse is None:
@@ -77,6 +78,7 @@ class PoolGroups(torch.autograd.Function):
         ctx: Any, dcore_k: Tensor | None, dcore_v: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """Launch the backward kernel, with zeros for a gradient that did not arrive."""
+        _once()
         k, v, anchor, core_k, core_v = ctx.saved_tensors
         if dcore_k is None and dcore_v is None:
             return (None,) * 5
@@ -86,3 +88,14 @@ class PoolGroups(torch.autograd.Function):
         wants = ctx.needs_input_grad[:3]
         kept = (g if want else None for g, want in zip(gradients, wants, strict=True))
         return (*kept, None, None)
+
+
+def _once() -> None:
+    """Refuse second derivatives: without a word, their terms would be missing.
+
+    Gradients are recorded during a backward pass only where create_graph asks for it.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the kernels are differentiable once: create_graph=True needs impl='torch'"
+        )

@@ -27,7 +27,9 @@ def mean_of_heads(p_q, head_stride, mask, REP: tl.constexpr, DTYPE: tl.constexpr
     """Average the queries of REP heads in float32 and round the mean to DTYPE."""
     b_a = tl.load(p_q, mask=mask, other=0.0).to(tl.float32)
     for r in tl.static_range(1, REP):
-        b_a += tl.load(p_q + r * head_stride, mask=mask, other=0.0).to(tl.float32)
+        b_a += tl.load(p_q + r * tl.cast(head_stride, tl.int64), mask=mask, other=0.0).to(
+            tl.float32
+        )
     if REP > 1:
         b_a = b_a / REP
     return b_a.to(DTYPE).to(tl.float32)

@@ -17,7 +17,8 @@ from cca_kernels.primitives import attend_tiles, finish, start_rows, visible_gro
 from cca_kernels.tiles import Tile, architecture, tile_for
 
 
-@triton.jit
+# Not compiled anew for lengths that happen to be one or a multiple of sixteen.
+@triton.jit(do_not_specialize=["L", "S", "M", "position"])
 def attend_fwd_kernel(
     q,
     k,

@@ -31,6 +31,8 @@ from cca_kernels.prefill_hopper_softmax import MASKED, correct, mask, softmax, s
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
+# Not compiled anew for lengths that happen to be one or a multiple of sixteen.
+_SIZES = ["items", "n_blocks", "L", "position", "raw_base"]
 _LN2 = gl.constexpr(0.6931471805599453)
 
 
@@ -239,7 +241,7 @@ def _consumer(outputs, bufs, bars, sizes, scale, C: gl.constexpr,
     tma.store_wait(0)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=_SIZES)
 def attend_fwd_hopper_kernel(
     q, o, k, v, core_k, core_v, lse,
     items, n_blocks, H, KV, L, position, raw_base, scale,

@@ -36,7 +36,7 @@ def rotary_fwd_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    i_h, i_b = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    i_h, i_b = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     HALF: tl.constexpr = D // 2
     o_l = tl.program_id(1).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     o_d = tl.arange(0, BLOCK_HALF)

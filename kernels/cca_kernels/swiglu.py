@@ -17,8 +17,10 @@ _ROWS, _COLUMNS = 4, 1024
 def swiglu_fwd_kernel(
     gate_up, out, gate_up_stride, out_stride, N, width, BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr
 ):
-    o_i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
-    o_n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # One axis, for the second one of a grid ends at 65,535.
+    columns = tl.cdiv(width, BLOCK_I)
+    o_i = tl.program_id(0) % columns * BLOCK_I + tl.arange(0, BLOCK_I)
+    o_n = (tl.program_id(0) // columns).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = (o_n < N)[:, None] & (o_i < width)[None, :]
     p_gate = gate_up + o_n[:, None] * gate_up_stride + o_i[None, :]
     b_gate = tl.load(p_gate, mask=m, other=0.0).to(tl.float32)  # [N, I]
@@ -35,7 +37,7 @@ def swiglu_fwd(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = torch.empty((N, inner), dtype=gate_up.dtype, device=gate_up.device)
     if N:
-        swiglu_fwd_kernel[(triton.cdiv(inner, _COLUMNS), triton.cdiv(N, _ROWS))](
+        swiglu_fwd_kernel[(triton.cdiv(inner, _COLUMNS) * triton.cdiv(N, _ROWS),)](
             gate_up, out, gate_up_stride=gate_up.stride(0), out_stride=out.stride(0),
             N=N, width=inner, BLOCK_N=_ROWS, BLOCK_I=_COLUMNS, num_warps=4,
         )  # fmt: skip

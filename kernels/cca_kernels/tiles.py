@@ -7,6 +7,7 @@ call would stall, and two runs could round differently.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 
@@ -34,7 +35,13 @@ _INTERPRETER = Tile(block_q=32, block_k=32, num_warps=4, num_stages=1)
 
 @lru_cache(maxsize=64)
 def architecture(device: torch.device) -> str:
-    """Name the architecture of a device: "hopper", "ampere" (also Ada's data centre sizes), ..."""
+    """Name the architecture that a device's tiles are chosen for.
+
+    Returns:
+        "hopper"; "ampere" (A100); "ada" for all whose programs have 99 KiB of shared memory: other
+        Amperes, Ada, and Blackwell without data centre sizes; "blackwell"; "older"; or
+        "interpreter" on a CPU.
+    """
     if device.type != "cuda":
         return "interpreter"
     major, minor = torch.cuda.get_device_capability(device)
@@ -42,9 +49,20 @@ def architecture(device: torch.device) -> str:
         return "hopper"
     if (major, minor) == (8, 0):
         return "ampere"
-    if major == 8:
-        return "ada"  # sm_86, sm_89: 99 KiB of shared memory a program
+    if major == 8 or major >= 12:
+        return "ada"
     return "blackwell" if major >= 10 else "older"
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Say whether the kernels run on a device by themselves: NVIDIA, Ampere or newer, and Triton.
+
+    Before Ampere a program has too little shared memory for the tiles, and there is no bfloat16;
+    ROCm calls its devices cuda, too, but compiles other kernels.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    return architecture(device) != "older"
 
 
 def tile_for(
@@ -54,8 +72,8 @@ def tile_for(
 
     Args:
         table: An operation's tiles by architecture, from small to large.
-        arch: From `architecture`. Newer ones than Hopper take its entries; older ones Ada's, whose
-            shared memory is the smallest.
+        arch: From `architecture`. Data centre Blackwells take Hopper's entries; cards older than
+            Ampere, where the kernels run only when they are named, take Ada's.
         head_dim: Head dim padded to a power of two.
         itemsize: Bytes of an element.
 

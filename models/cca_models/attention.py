@@ -119,6 +119,14 @@ def cca_attention(
     if dropout:
         raise ValueError("CCA-Attention has no attention dropout; set attention_dropout=0")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        # As torch's own attention does: rotation leaves float32 behind beside 16-bit values.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, value = query.to(dtype), value.to(dtype)
+        if isinstance(key, Handle):
+            key = Handle(key.layer, key.k.to(dtype), key.v.to(dtype))
+        else:
+            key = key.to(dtype)
     if isinstance(key, Handle):
         o = key.layer.attend(query, key.k, key.v, padding=attention_mask, scale=scale)
     elif key.shape[2] != query.shape[2]:

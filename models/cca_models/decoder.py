@@ -7,13 +7,13 @@ cca_models.attention; tests hold the two equal.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cca_kernels.tiles import has_kernels
 from cca_models.config import CCAConfig
 from cca_models.errors import CheckpointError, UnsupportedModelError
 from cca_models.layer_memory import Layer, LayerMemory, Probe
@@ -201,8 +201,7 @@ def make_decoder(config: Mapping[str, Any], weights: MutableMapping[str, Tensor]
         UnsupportedModelError: If the config asks for something other than LLaMA's layers.
         CheckpointError: If a tensor is missing or has the wrong shape.
     """
-    device = next(iter(weights.values())).device.type if weights else "cpu"
-    if device == "cuda" and find_spec("triton") is not None:
+    if weights and has_kernels(next(iter(weights.values())).device):
         from cca_models.fused_decoder import FusedDecoder
 
         return FusedDecoder(config, weights)
