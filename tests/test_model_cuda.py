@@ -3,7 +3,10 @@
 Without a GPU the kernels run under Triton's interpreter and steps are launched one by one.
 """
 
+import gc
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ import torch
 from tiny_checkpoint import make_tiny_checkpoint
 from tiny_model import load_tiny, random_ids, tiny_surroundings
 
+from cca_kernels import gemv
+from cca_models import decode_graph, fused_decoder, weights
 from cca_models.checkpoints import resolve_checkpoint
 from cca_models.config import CCAConfig
 from cca_models.engine import LanguageModel, load_model
@@ -319,14 +324,181 @@ def test_a_fork_of_a_memory_that_is_being_written_to(fused: LanguageModel) -> No
     close(fused.prefill(memory, [11, 12]), fused.prefill(whole, [11, 12]))
 
 
-def test_a_named_card_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton launches there; "cuda" alone is the current one already and has no index to set."""
+def test_a_step_that_breaks_off_spoils_no_other_memory(
+    plain: LanguageModel, fused: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's cursor stands where it stood, whatever the broken step was to make of it."""
+    broken, other = read(fused, random_ids(21)), read(fused, random_ids(22))
+    fused.prefill(read(fused, random_ids(20)), [5])
+    stepper = fused.decoder.stepper(CCA)
+    assert stepper is not None
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stepper.kernels, "run", fail)
+        fused.prefill(broken, [5])
+    assert broken.seen == 21
+    close(fused.prefill(other, [9]), plain.prefill(read(plain, random_ids(22)), [9]))
+    close(fused.prefill(broken, [9]), plain.prefill(read(plain, random_ids(21)), [9]))
+
+
+def test_tables_that_were_not_set_are_set_by_the_next_step(
+    plain: LanguageModel, fused: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = read(fused, random_ids(22))
+    stepper = fused.decoder.stepper(CCA)
+    assert stepper is not None
+    with torch.inference_mode():
+        stepper.kernels.frequencies.fill_(1)
+
+    class Full:
+        def copy_(self, *args: Any, **options: Any) -> None:
+            raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(stepper.kernels, "frequencies", Full())
+        stepper.launch(memory)
+    close(fused.prefill(memory, [9]), plain.prefill(read(plain, random_ids(22)), [9]))
+
+
+def test_a_fork_without_room_does_not_write_to_its_origin(
+    fused: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = read(fused, random_ids(LENGTH))
+    fork = memory.fork()
+    ids = random_ids(12, seed=1)
+    fused.prefill(fork, ids[:5])
+    layer = fork.layers[0]
+    assert isinstance(layer, StaticLayerMemory)
+    before = layer.addresses()
+
+    def fail(*sizes: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(layer, "_new_pair", fail)
+        layer._own()
+    assert layer.addresses() == before
+    alone = read(fused, [*random_ids(LENGTH), *ids[:5]])
+    close(fused.prefill(fork, ids[5:]), fused.prefill(alone, ids[5:]))
+
+
+def test_saving_a_fork_leaves_it_a_fork(fused: LanguageModel, tmp_path: Path) -> None:
+    """Room for the whole document, layer after layer, would be needed otherwise."""
+    fork = read(fused, random_ids(LENGTH)).fork()
+    fused.prefill(fork, random_ids(5, seed=1))
+    before = [layer.addresses() for layer in fork.layers]
+    fork.save(tmp_path / "m.safetensors")
+    assert [layer.addresses() for layer in fork.layers] == before
+    loaded = Memory.load(tmp_path / "m.safetensors", fused)
+    more = random_ids(9, seed=2)
+    close(*(fused.prefill(m, more) for m in (fork, loaded)))
+
+
+def test_what_a_probe_keeps_of_the_queries_stays(fused: LanguageModel) -> None:
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    memory = read(fused, random_ids(30))
+    look = {0: lambda sight: kept.append((sight.q, sight.q.clone()))}
+    fused.prefill(memory, random_ids(5, seed=3), probes=look)
+    assert torch.equal(*kept[0])
+
+
+@pytest.mark.parametrize("names", [("k", "v"), ("q", "v"), ("k",)], ids="".join)
+def test_biases_of_some_projections(path: Path, names: tuple[str, ...]) -> None:
+    from cca_models.decoder import Decoder
+    from cca_models.fused_decoder import FusedDecoder
+    from cca_models.weights import load_weights
+
+    checkpoint = resolve_checkpoint(str(path))
+    logits = []
+    for kind in (Decoder, FusedDecoder):
+        weights = load_weights(path, device=torch.device(DEVICE), dtype=torch.float32)
+        for name in (f"model.layers.0.self_attn.{name}_proj" for name in names):
+            weights[f"{name}.bias"] = torch.ones_like(weights[f"{name}.weight"][:, 0])
+        before = set(weights)
+        decoder = kind(checkpoint.config, weights)
+        assert set(weights) == before
+        model = LanguageModel(checkpoint, load_tokenizer(path), decoder, cca=CCA)
+        logits.append(model.prefill(model.new_memory(100), random_ids(20)))
+    close(*logits)
+
+
+def test_heads_too_small_for_the_step_kernels(tmp_path: Path) -> None:
+    """Rows of eight bytes: chunks of one token are read in the place of steps."""
+    path = make_tiny_checkpoint(tmp_path / "m", layers=1, hidden=16, kv_heads=4)
+    model = load_fused(path, dtype=torch.float16)
+    assert model.decoder.head_dim == 4
+    assert model.decoder.stepper(CCA) is None
+    memory = read(model, random_ids(20))
+    generation = model.generate(memory, [5, 6], max_new_tokens=3)
+    generation.text()
+    assert len(generation.tokens) == 3 and memory.seen == 24
+
+
+def test_a_model_that_is_dropped_is_freed_at_once(path: Path) -> None:
+    model = load_fused(path)
+    model.prefill(read(model, random_ids(20)), [5])
+    held = weakref.ref(model.decoder)
+    layer = weakref.ref(next(iter(model.decoder._layers[0].values())))
+    gc.disable()
+    try:
+        del model
+        assert held() is None and layer() is None
+    finally:
+        gc.enable()
+
+
+def test_a_named_card_is_current_only_while_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(device))
     monkeypatch.setattr(torch, "empty", lambda *size, **options: None)
-    assert choose_device("cuda").index is None
-    assert choose_device("cuda:1") == torch.device("cuda", 1)
-    assert chosen == [torch.device("cuda", 1)]
+    card = choose_device("cuda:1")
+    assert card == torch.device("cuda", 1) and not chosen
+    with weights.on_device(card) as current:
+        assert current == card
+    with weights.on_device(torch.device("cpu")) as current:
+        assert current is None
+
+
+def test_all_kernels_run_with_their_device_as_the_current_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the caller, between two tokens, with his own."""
+    inside: list[torch.device] = []
+    seen: set[str] = set()
+
+    @contextmanager
+    def enter(device: torch.device) -> Iterator[None]:
+        inside.append(device)
+        yield
+        inside.pop()
+
+    def watch(place: Any, name: str) -> None:
+        real = getattr(place, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            assert inside, name
+            seen.add(name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(place, name, call)
+
+    monkeypatch.setattr(weights, "on_device", enter)
+    watched = [
+        (fused_decoder, "rms_norm_fwd"), (fused_decoder, "rotary_fwd"), (gemv, "gemv_fwd"),
+        (decode_graph, "gemv_fwd"), (decode_graph, "choose_fwd"), (decode_graph, "_Result"),
+    ]  # fmt: skip
+    for place, name in watched:
+        watch(place, name)
+    model = load_fused(path)
+    memory = read(model, random_ids(20))
+    model.prefill(memory, [5])
+    for _ in model.likeliest(memory, model.prefill(memory, [6]), 3):
+        assert not inside
+    assert not inside and seen == {name for _, name in watched}
 
 
 @gpu
@@ -386,3 +558,31 @@ def test_steps_are_replayed_and_allocate_nothing(path: Path) -> None:
         for layer in memory.layers:
             layer.seen += 1
     assert torch.cuda.memory_allocated() == held
+
+
+@gpu
+def test_saving_takes_no_room_on_the_device(path: Path, tmp_path: Path) -> None:
+    model = load_fused(path, dtype=torch.bfloat16)
+    memory = read(model, random_ids(200), capacity=512)
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    memory.save(tmp_path / "m.safetensors")
+    assert torch.cuda.max_memory_allocated() == held
+
+
+@gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_models_on_two_cards(path: Path) -> None:
+    checkpoint = resolve_checkpoint(str(path))
+    models = [load_model(checkpoint, cca=CCA, device=f"cuda:{i}", dtype="fp32") for i in (1, 0)]
+    assert torch.cuda.current_device() == 0
+    told: list[int] = []
+    written = []
+    for model in models:
+        memory = model.new_memory(300)
+        model.prefill(memory, random_ids(LENGTH), on_chunk=lambda done, _: told.append(done))
+        generation = model.generate(memory, [5], max_new_tokens=8)
+        generation.text()
+        written.append(generation.tokens)
+    assert written[0] == written[1] and told == [LENGTH, LENGTH]
+    assert torch.cuda.current_device() == 0

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_checkpoint import make_tiny_checkpoint
 from tiny_model import CCA, load_tiny, make_tiny_model, random_ids, tiny_surroundings
 
@@ -205,3 +206,44 @@ def test_files_of_other_models_and_settings(model: LanguageModel, tmp_path: Path
 def test_what_cannot_be_written(model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"m\.safetensors"):
         read(model, random_ids(10)).save(tmp_path / "absent" / "m.safetensors")
+
+
+class Elsewhere(torch.Tensor):
+    """Keys on a device that has no room left."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+    def contiguous(self, *args: Any, **options: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_saving_needs_no_room_on_the_device(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = read(model, random_ids(150))
+    memory.save(tmp_path / "here.safetensors")
+    for layer in memory.layers:
+        kept = {name: t.as_subclass(Elsewhere) for name, t in layer.tensors().items()}
+        monkeypatch.setattr(layer, "tensors", lambda kept=kept: kept)
+    memory.save(tmp_path / "there.safetensors")
+    here, there = (load_file(tmp_path / f"{name}.safetensors") for name in ("here", "there"))
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_saving_copies_nothing_that_is_whole_already(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m.safetensors"
+    read(model, random_ids(150)).save(file)
+    loaded = Memory.load(file, model)
+    saved: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        "safetensors.torch.save_file", lambda tensors, *_, **__: saved.append(tensors)
+    )
+    loaded.save(file)
+    for i, layer in enumerate(loaded.layers):
+        for name, tensor in layer.tensors().items():
+            assert saved[0][f"layers.{i}.{name}"].data_ptr() == tensor.data_ptr()

@@ -169,6 +169,9 @@ def _place(task: Mapping[str, Any]) -> tuple[torch.device, torch.dtype]:
     if task["threads"]:
         torch.set_num_threads(int(task["threads"]))
     device = choose_device(task["device"])
+    if device.type == "cuda" and device.index is not None:
+        # Events and graphs of the whole process, which does nothing else, belong to this card.
+        torch.cuda.set_device(device)
     return device, choose_dtype(task["dtype"], device)
 
 

@@ -23,10 +23,14 @@ from cca_kernels.gemv import gemv_fwd
 from cca_kernels.step_tokens import choose_fwd, choose_workspace, embed_step_fwd
 from cca_models.config import CCAConfig
 from cca_models.static_memory import StaticLayerMemory
+from cca_models.weights import on_own_device
 
 if TYPE_CHECKING:
     from cca_models.fused_decoder import FusedDecoder
     from cca_models.memory import Memory
+
+# Stands for a device's cursor that must be set before the next step.
+_UNKNOWN = (-1, -1)
 
 
 class StepKernels:
@@ -44,7 +48,12 @@ class StepKernels:
 
     def __init__(self, decoder: "FusedDecoder", config: CCAConfig, *, pdl: bool) -> None:
         d, device, dtype = decoder, decoder.device, decoder.dtype
-        self._decoder, self._config, self._pdl = decoder, config, pdl
+        self._config, self._pdl = config, pdl
+        # Not the decoder itself: it holds the stepper, and a circle is not freed when it is let go.
+        self._layers = [d.layer(i) for i in range(d.num_layers)]
+        self._embedding, self._final_norm, self._head = d.embedding, d.final_norm, d.head
+        self._heads, self._kv_heads, self._head_dim = d.heads, d.kv_heads, d.head_dim
+        self._scale, self._eps = d.scale, d.eps
 
         def integers(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
@@ -69,30 +78,30 @@ class StepKernels:
 
     def run(self) -> None:
         """Launch one step."""
-        d, config, x = self._decoder, self._config, self._x
+        config, x, eps = self._config, self._x, self._eps
+        kv_heads, head_dim, scale = self._kv_heads, self._head_dim, self._scale
         embed_step_fwd(
-            self.token, self.cursor, d.embedding, self.frequencies, self.single,
+            self.token, self.cursor, self._embedding, self.frequencies, self.single,
             x=x, cos=self._cos, sin=self._sin,
         )  # fmt: skip
-        for i in range(d.num_layers):
-            layer = d.layer(i)
+        for i, layer in enumerate(self._layers):
             self._gemv(x, layer, "self_attn.qkv_proj", self._qkv, norm="input_layernorm")
             append_step(
                 self._qkv, self._cos, self._sin, self.tables[1, i], self.cursor,
-                heads=d.heads, kv_heads=d.kv_heads, head_dim=d.head_dim,
-                group_size=config.group_size, scale=d.scale, out=self._q,
+                heads=self._heads, kv_heads=kv_heads, head_dim=head_dim,
+                group_size=config.group_size, scale=scale, out=self._q,
             )  # fmt: skip
             decode_step(
                 self._q, self.tables[0, i], self.cursor, self._o,
-                kv_heads=d.kv_heads, head_dim=d.head_dim, group_size=config.group_size,
-                window=config.window, scale=d.scale, workspace=self._attention,
+                kv_heads=kv_heads, head_dim=head_dim, group_size=config.group_size,
+                window=config.window, scale=scale, workspace=self._attention,
             )  # fmt: skip
             self._gemv(self._o.view(1, -1), layer, "self_attn.o_proj", x, add=True)
             self._gemv(
                 x, layer, "mlp.gate_up_proj", self._act, norm="post_attention_layernorm", gated=True
             )
             self._gemv(self._act, layer, "mlp.down_proj", x, add=True)
-        gemv_fwd(x, d.head, out=self.logits, norm=d.final_norm, eps=d.eps, pdl=self._pdl)
+        gemv_fwd(x, self._head, out=self.logits, norm=self._final_norm, eps=eps, pdl=self._pdl)
         choose_fwd(
             self.logits, token=self.token, result=self.result, workspace=self._choice,
             cursor=self.cursor,
@@ -115,7 +124,7 @@ class StepKernels:
     ) -> None:
         gemv_fwd(
             x, layer[f"{name}.weight"], out=out, bias=layer.get(f"{name}.bias"),
-            norm=layer[f"{norm}.weight"] if norm else None, eps=self._decoder.eps,
+            norm=layer[f"{norm}.weight"] if norm else None, eps=self._eps,
             residual=out if add else None, gated=gated, pdl=self._pdl,
         )  # fmt: skip
 
@@ -127,18 +136,22 @@ class Stepper:
         decoder: The layers.
         config: Group size and window of the memories.
         pdl: Let a matrix kernel start while the kernel before it ends.
+
+    Attributes:
+        device: Where the steps run.
     """
 
     def __init__(self, decoder: "FusedDecoder", config: CCAConfig, *, pdl: bool = False) -> None:
-        self._device = decoder.device
+        self.device = decoder.device
         with torch.inference_mode():
             self.kernels = StepKernels(decoder, config, pdl=pdl)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._memory: weakref.ref[Memory] | None = None
-        self._cursor = (-1, -1)  # what the device's cursor holds after all that was launched
+        self._cursor = _UNKNOWN  # what the device's cursor holds after all that was launched
         self._turn: object = None  # whose token lies in the token buffer
 
     @torch.inference_mode()
+    @on_own_device
     def read(self, memory: "Memory", token: int) -> Tensor:
         """Read a token into a memory that is not empty; logits of the next one, float32 [V]."""
         self._turn = None
@@ -178,12 +191,19 @@ class Stepper:
                 result = following
 
     @torch.inference_mode()
+    @on_own_device
     def launch(self, memory: "Memory") -> None:
         """Launch a step: the token buffer's token into a memory, which does not count it yet."""
         self._bind(memory)
         position, raw_position = self._cursor
+        # A step that breaks off leaves the device's cursor anywhere; the next one sets it anew.
+        self._cursor = _UNKNOWN
+        self._run()
         self._cursor = (position + 1, raw_position)
-        if self._device.type != "cuda":
+
+    def _run(self) -> None:
+        """Replay the step, capturing it first where that has not been done."""
+        if self.device.type != "cuda":
             self.kernels.run()
             return
         if self._graph is not None:
@@ -192,10 +212,9 @@ class Stepper:
         # The first step compiles the kernels, so it cannot be captured; it is run as it is.
         self.kernels.run()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.kernels.run()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.kernels.run()
         self._graph = graph
 
     def _bind(self, memory: "Memory") -> None:
@@ -208,31 +227,36 @@ class Stepper:
         cursor = (layers[0].seen, layers[0].raw_position)
         assert all((layer.seen, layer.raw_position) == cursor for layer in layers)
         if moved:
+            self._memory = None  # until all of the device's tables are this memory's
             rows = [layer.addresses() for layer in layers]
             tables = torch.tensor([[read for read, _ in rows], [write for _, write in rows]])
             self.kernels.tables.copy_(tables, non_blocking=True)
-            self._memory = weakref.ref(memory)
-            for layer in layers:
-                layer.moved = False
             frequencies = memory.rotary.frequencies
             self.kernels.frequencies.copy_(frequencies, non_blocking=True)
             self.kernels.single.fill_(int(frequencies.dtype == torch.float32))
+            for layer in layers:
+                layer.moved = False
+            self._memory = weakref.ref(memory)
         if cursor != self._cursor:
+            self._cursor = _UNKNOWN
             self.kernels.cursor[0].fill_(cursor[0])
             self.kernels.cursor[1].fill_(cursor[1])
             self._cursor = cursor
 
     @torch.inference_mode()
+    @on_own_device
     def _choose(self, turn: object, logits: Tensor) -> None:
         self._turn = turn
         self.kernels.choose(logits[None])
 
     @torch.inference_mode()
+    @on_own_device
     def _set_token(self, turn: object, token: int) -> None:
         self._turn = turn
         self.kernels.token.fill_(token)
 
     @torch.inference_mode()
+    @on_own_device
     def _fetch(self) -> "_Result":
         return _Result(self.kernels.result)
 

@@ -16,7 +16,7 @@ from cca_models.layer_memory import Probe
 from cca_models.memory import Memory
 from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
 from cca_models.tokenizer import Tokenizer, load_tokenizer
-from cca_models.weights import choose_device, choose_dtype, load_weights
+from cca_models.weights import choose_device, choose_dtype, load_weights, on_device
 
 # Part of the fingerprint: another rule makes other keys, so old memories must miss.
 ROPE_RULE = "larger-base-1"
@@ -106,8 +106,10 @@ class LanguageModel:
         Args:
             memory: Where to; it moves on by len(ids).
             ids: At least one token.
-            on_chunk: Called after every chunk with tokens done and tokens in all. What it raises
-                stops the reading after a whole chunk: the memory is sound and can go on.
+            on_chunk: Called after every chunk with tokens done and tokens in all. On a GPU done
+                means launched: at most the last chunk told of is still being worked on, and none
+                when all tokens are told of. What it raises stops the reading after a whole chunk:
+                the memory is sound and can go on.
             chunk: Tokens at a time; what the decoder likes best by default.
             probes: See Decoder.forward.
 
@@ -233,12 +235,12 @@ class LanguageModel:
 
 
 class _Told:
-    """Tells of chunks that are done: on a GPU the host is chunks ahead of the work."""
+    """Tells of chunks: on a GPU when they have been launched and all before them are done."""
 
     def __init__(
         self, device: torch.device, on_chunk: Callable[[int, int], None] | None, total: int
     ) -> None:
-        self._events = device.type == "cuda" and on_chunk is not None
+        self._device = device
         self._on_chunk, self._total = on_chunk, total
         self._before: torch.cuda.Event | None = None
 
@@ -246,9 +248,10 @@ class _Told:
         """Tell of a chunk that has been launched; lets the host be one chunk ahead."""
         if self._on_chunk is None:
             return
-        if self._events:
-            event = torch.cuda.Event()
-            event.record()
+        if self._device.type == "cuda":
+            with on_device(self._device):
+                event = torch.cuda.Event()
+                event.record()
             waited = event if done == self._total else self._before
             if waited is not None:
                 waited.synchronize()

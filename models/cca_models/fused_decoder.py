@@ -23,6 +23,7 @@ from cca_models.decoder import Decoder
 from cca_models.layer_memory import Layer, Probe
 from cca_models.rope import Rotary
 from cca_models.static_memory import StaticLayerMemory
+from cca_models.weights import on_own_device
 
 if TYPE_CHECKING:
     from cca_models.decode_graph import Stepper
@@ -35,6 +36,8 @@ _MERGED = {
 # Bytes that the states of one chunk may take, and the most tokens that still gain speed.
 _CHUNK_BYTES = 5 << 28
 _LONGEST_CHUNK = 16384
+# The kernels of a step find rows of heads in units of so many bytes.
+_UNIT = 16
 # Up to this many rows the head is a kernel that keeps its float32 sums.
 _FEW_ROWS = 4
 
@@ -87,8 +90,10 @@ class FusedDecoder(Decoder):
         """Make an empty memory of a layer."""
         return StaticLayerMemory(config, capacity=capacity)
 
-    def stepper(self, config: CCAConfig) -> "Stepper":
+    def stepper(self, config: CCAConfig) -> "Stepper | None":
         """Give what reads token after token; made once, and with it the captured graph."""
+        if self.head_dim * self.dtype.itemsize % _UNIT:
+            return None
         if config not in self._steppers:
             from cca_models.decode_graph import Stepper
 
@@ -98,6 +103,7 @@ class FusedDecoder(Decoder):
             self._steppers[config] = Stepper(self, config, pdl=pdl)
         return self._steppers[config]
 
+    @on_own_device
     def forward(
         self,
         ids: Tensor,
@@ -115,15 +121,15 @@ class FusedDecoder(Decoder):
         x = F.embedding(ids, self.embedding).view(B * L, self.hidden)
         h = torch.empty_like(x)
         qkv = x.new_empty(B * L, (H + 2 * KV) * D)
-        q = x.new_empty(B, H, L, D)
-        shape = q[:, :KV]
+        spare = x.new_empty(B, H, L, D)
+        shape = spare[:, :KV]
         gate_up, act = x.new_empty(B * L, 2 * self.inner), x.new_empty(B * L, self.inner)
         for i in range(self.num_layers if last_layer is None else last_layer + 1):
             layer, memory = self._layers[i], memories[i]
             assert isinstance(memory, StaticLayerMemory)
             probe = probes.get(i) if probes else None
-            if probe is not None:
-                q = torch.empty_like(q)  # what a probe has seen may be kept
+            # What a probe has seen may be kept: no other layer writes there.
+            q = torch.empty_like(spare) if probe is not None else spare
             rms_norm_fwd(x, layer["input_layernorm.weight"], eps=self.eps, out=h)
             _project(h, layer, "self_attn.qkv_proj", out=qkv)
             raw = memory.append(shape)
@@ -144,6 +150,7 @@ class FusedDecoder(Decoder):
         rows = x.reshape(-1, self.hidden)
         return rms_norm_fwd(rows, self._norm, eps=self.eps).view(B, -1, self.hidden)
 
+    @on_own_device
     def logits(self, states: Tensor) -> Tensor:
         """Turn final states [B, L, hidden] into logits [B, L, V], in float32."""
         B, L, _ = states.shape
@@ -172,12 +179,19 @@ class FusedDecoder(Decoder):
         """Collect the tensors of one layer, those that read the same states as one."""
         layer = super()._layer(i, config)
         for merged, names in _MERGED.items():
+            rows = [layer[f"{name}.weight"].shape[0] for name in names]
             for kind in ("weight", "bias"):
-                if f"{names[0]}.{kind}" in layer:
-                    tensors = [layer.pop(f"{name}.{kind}") for name in names]
-                    layer[f"{merged}.{kind}"] = whole = torch.cat(tensors)
-                    views = whole.split([t.shape[0] for t in tensors])
-                    for name, view in zip(names, views, strict=True):
+                parts = [layer.pop(f"{name}.{kind}", None) for name in names]
+                there = next((t for t in parts if t is not None), None)
+                if there is None:
+                    continue
+                # Where some have a bias, the others add nothing.
+                tensors = [
+                    there.new_zeros(n) if t is None else t for t, n in zip(parts, rows, strict=True)
+                ]
+                layer[f"{merged}.{kind}"] = whole = torch.cat(tensors)
+                for name, part, view in zip(names, parts, whole.split(rows), strict=True):
+                    if part is not None:
                         self._mutable[f"model.layers.{i}.{name}.{kind}"] = view
         return layer
 

@@ -29,6 +29,9 @@ _FEW = 16
 class Sight:
     """What a chunk of queries looked at: for probes, see LayerMemory.attend.
 
+    The keys are views into a memory's buffers and hold during the call only: what is read later
+    may be written over them. A probe that keeps keys must copy them; the queries may be kept.
+
     Attributes:
         q: The rotated queries, [B, H, L, D].
         position: Position of the first query.

@@ -84,12 +84,14 @@ class Memory:
         Raises:
             OSError: If the file cannot be written whole; what was written stays for the caller
                 to remove.
+            torch.OutOfMemoryError: If a GPU lacks room for one layer of a fork that has pooled
+                groups of its own. Other memories need none there; the memory stays as it was.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {
-            f"layers.{i}.{name}": tensor.contiguous()
+            f"layers.{i}.{name}": _on_host(tensor)
             for i, layer in enumerate(self.layers)
             for name, tensor in layer.tensors().items()
         }
@@ -139,6 +141,20 @@ class Memory:
                 raise MemoryFileError(f"{path.name} lacks a part of layer {i}")
             layer.restore(found, seen=seen)
         return memory
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """Bring keys or values [B, KV, S, D] to the CPU, contiguous, without room on their device.
+
+    On a GPU a slice of a buffer would be made whole first, so its heads, each whole, go one by one.
+    """
+    if tensor.device.type == "cpu":
+        return tensor.contiguous()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype)
+    for to, heads in zip(host, tensor, strict=True):
+        for row, head in zip(to, heads, strict=True):
+            row.copy_(head)
+    return host
 
 
 def _aligned(metadata: dict[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:

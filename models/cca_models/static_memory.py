@@ -15,6 +15,7 @@ and not in every layer.
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from cca_kernels import attend, decode
@@ -71,10 +72,17 @@ class StaticLayerMemory:
         return 2 * B * KV * slots * D * self._raw[0].element_size()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what must be saved, under the names of layer_memory.KEPT."""
-        if self._raw is None:
+        """Give what must be saved, under the names of layer_memory.KEPT; copied where in parts."""
+        if self._raw is None or self._core is None:
             return {}
-        core_k, core_v = self._visible(self.pooled)
+        core_k, core_v = (core[:, :, : self.pooled] for core in self._core)
+        own = self.pooled - self._first_late
+        if self._late is not None and own:
+            # Leaving the origin for this would take room for the whole document in every layer.
+            core_k, core_v = (
+                torch.cat([core[:, :, : self._first_late], late[:, :, :own]], dim=2)
+                for core, late in zip(self._core, self._late, strict=True)
+            )
         start = self.config.raw_start(self.seen) - self.raw_position
         raw = slice(start, self.seen - self.raw_position)
         return {
@@ -136,10 +144,10 @@ class StaticLayerMemory:
         held = self.seen - self.config.raw_start(self.seen)
         end = self.seen - self.raw_position
         if self._raw is None:
-            self._raw = self._new_pair(like, self._raw_room)
             # All slots at once: the first chunk pools into them already.
-            self._core = self._new_pair(like, -(-self._capacity // self.config.group_size))
-            self.moved = True
+            core = self._new_pair(like, -(-self._capacity // self.config.group_size))
+            self._raw = self._new_pair(like, self._raw_room)
+            self._core, self.moved = core, True
         if self._raw_borrowed or end + L > self._raw[0].shape[2]:
             if held + L <= self._raw_room:
                 self._move_raw(self._new_pair(like, self._raw_room))
@@ -267,11 +275,11 @@ class StaticLayerMemory:
         """Leave the origin's core buffers for own ones."""
         assert self._core is not None and self._late is not None
         late, first, held = self._late, self._first_late, self.pooled
-        self._late = None
         planned = -(-self._capacity // self.config.group_size)
         self._grow(max(planned, cores, held), held=first)
         for mine, other in zip(self._core, late, strict=True):
             mine[:, :, first:held] = other[:, :, : held - first]
+        self._late = None  # last: where there is no room, the origin must not be written to
 
     def _grow(self, room: int, *, held: int) -> None:
         """Move the first core tokens into new buffers."""

@@ -1,6 +1,10 @@
 """Where and in what to compute, and a checkpoint's tensors brought there."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +13,16 @@ from cca_models.checkpoint_files import weight_files
 from cca_models.errors import CheckpointError, ModelError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class _Placed(Protocol):
+    @property
+    def device(self) -> torch.device: ...
+
+
+_Self = TypeVar("_Self", bound=_Placed)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def choose_device(name: str) -> torch.device:
@@ -22,9 +36,6 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-        if device.type == "cuda" and device.index is not None:
-            # Triton launches on the current device, wherever the tensors lie.
-            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
@@ -66,3 +77,24 @@ def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dic
                 f"{file} cannot be read: {error}", hint="cca models pull fetches it anew"
             ) from error
     return weights
+
+
+def on_device(device: torch.device) -> AbstractContextManager[None]:
+    """Make a GPU the current one for a while; on other devices, nothing.
+
+    Triton launches there, and events are recorded there, wherever the tensors lie.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def on_own_device(
+    method: Callable[Concatenate[_Self, _P], _R],
+) -> Callable[Concatenate[_Self, _P], _R]:
+    """Run a method with its object's device as the current one; not for generators."""
+
+    @wraps(method)
+    def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with on_device(self.device):
+            return method(self, *args, **kwargs)
+
+    return run
