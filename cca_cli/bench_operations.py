@@ -207,7 +207,11 @@ def _cuda_device(name: str, option: str) -> torch.device:
         raise UsageError(f"{option} needs a CUDA device, not {name}", hint=hint)
     if not torch.cuda.is_available():
         raise ModelError(f"{option} needs a CUDA device: torch sees none", hint=hint)
-    return choose_device(name)
+    device = choose_device(name)
+    if device.index is not None:
+        # Events, graphs and the kernels that are launched directly belong to this card.
+        torch.cuda.set_device(device)
+    return device
 
 
 def _prepare(device: torch.device, dtype: str, *, repeat: int, flex: bool, seed: int) -> Bench:
