@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
 from cca_kernels import prefill_forward, prefill_hopper
+from cca_kernels.hopper_primitives import gluon_descriptor
 from cca_kernels.tiles import tile_for
 
 _ARCHITECTURES = {"ampere": 80, "ada": 89}
@@ -69,7 +70,7 @@ def hopper(head_dim: int) -> int:
         elif argument in ("q", "k", "v", "core_k", "core_v", "o"):
             rows = 64 if argument in ("q", "o") else tile.block_k
             tensor = torch.zeros(2, 2, rows, head_dim, dtype=torch.bfloat16)
-            signature[argument] = mangle_type(prefill_hopper._descriptor(tensor, rows, head_dim))
+            signature[argument] = mangle_type(gluon_descriptor(tensor, rows, head_dim))
         else:
             signature[argument] = {"lse": "*fp32", "scale": "fp32"}.get(argument, "i32")
     values = {(kernel.arg_names.index(key),): value for key, value in constants.items()}

@@ -210,7 +210,7 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_cards_without_these_kernels_take_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cca_kernels import tiles
+    from cca_kernels import devices
 
     card = torch.device("cuda", 7)
     for capability, name, runs in [
@@ -218,9 +218,9 @@ def test_cards_without_these_kernels_take_torch(monkeypatch: pytest.MonkeyPatch)
         ((9, 0), "hopper", True), ((10, 0), "blackwell", True), ((12, 0), "ada", True),
     ]:  # fmt: skip
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        tiles.architecture.cache_clear()
-        assert tiles.architecture(card) == name
-        assert tiles.has_kernels(card) is runs
+        devices.architecture.cache_clear()
+        assert devices.architecture(card) == name
+        assert devices.has_kernels(card) is runs
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert not tiles.has_kernels(card)
-    tiles.architecture.cache_clear()
+    assert not devices.has_kernels(card)
+    devices.architecture.cache_clear()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import cca_kernels
 from cca_kernels import prefill_forward, reference
-from cca_kernels.tiles import Tile, architecture, tile_for
+from cca_kernels.devices import architecture
+from cca_kernels.tiles import Tile, tile_for
 
 HALF, LONG = torch.float16, torch.bfloat16
 

@@ -109,7 +109,7 @@ def _kernels(index: int) -> str:
         return "torch operations, for triton is absent"
     import torch
 
-    from cca_kernels.tiles import architecture
+    from cca_kernels.devices import architecture
 
     return f"Triton kernels for {architecture(torch.device('cuda', index))}"
 

@@ -4,13 +4,13 @@ Each operation has one signature whatever runs it. `impl="auto"` takes the faste
 for the tensors' device; a named one that cannot run raises, nothing falls back in silence.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cca_kernels import blocked, checks, cpu, reference
+from cca_kernels.devices import on_device
 
 Impl = Literal["auto", "torch", "triton"]
 
@@ -62,7 +62,7 @@ def pool_groups(
     scale = _scale(scale, k)
     k, v, anchor = _rows(k, v, anchor)
     if checks.implementation(impl, k) == "triton":
-        with _device(k):
+        with on_device(k.device):
             if _needs_grad(k, v, anchor):
                 from cca_kernels.functions import PoolGroups
 
@@ -119,7 +119,7 @@ def pool_queries(
     if checks.implementation(impl, k) == "triton" and not _needs_grad(q, k, v):
         from cca_kernels.pooling import pool_queries_fwd
 
-        with _device(k):
+        with on_device(k.device):
             return pool_queries_fwd(q, k, v, first=first, group_size=group_size, scale=scale)
     anchor = group_anchors(last_tokens, kv_heads=k.shape[1])
     return pool_groups(k, v, anchor, group_size=group_size, scale=scale, impl=impl)
@@ -213,7 +213,7 @@ def decode(
             return _attend_triton(q, k, v, core_k, core_v, **options)
         from cca_kernels.decoding import decode_fwd
 
-        with _device(q):
+        with on_device(q.device):
             return decode_fwd(q, k, v, core_k, core_v, **options)
     run = cpu.decode if _plain_cpu(q, k, v, core_k, core_v) else blocked.decode
     return run(
@@ -226,7 +226,7 @@ def _attend_triton(
     q: Tensor, k: Tensor, v: Tensor, core_k: Tensor, core_v: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Run the kernels; what a backward pass reads is kept only where there will be one."""
-    with _device(q):
+    with on_device(q.device):
         if _needs_grad(q, k, v, core_k, core_v):
             from cca_kernels.functions import Attend
 
@@ -251,11 +251,6 @@ def _scale(scale: float | None, k: Tensor) -> float:
 def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Give tensors whose last axis is contiguous, which every fast implementation relies on."""
     return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in tensors)
-
-
-def _device(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Make a tensor's device the current one: Triton launches there, wherever tensors lie."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

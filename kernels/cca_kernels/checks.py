@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from cca_kernels.devices import has_kernels
 from cca_kernels.partition import raw_start, visible_cores
-from cca_kernels.tiles import has_kernels
 
 
 def _expect(ok: bool, message: str) -> None:

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Device functions of the decoding kernels: scan a split of the keys, merge what the splits found.
 
 Shapes: keys and values [keys, D] of one KV head, core tokens first, then raw tokens; rows are the
@@ -8,8 +7,8 @@ queries that share the KV head. The launchers: cca_kernels/decoding.py, cca_kern
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
+from cca_kernels.primitives import LN_2
+
 # Where a running maximum starts: finite, so that a difference of two is never NaN.
 LOWEST = tl.constexpr(-3.0e38)
 

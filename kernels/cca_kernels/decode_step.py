@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """One decoding step for a CUDA graph: what changes from step to step is read from device memory.
 
 `row` [8] int64 describes a layer's memory: the addresses of core_k, core_v, raw_k and raw_v, then
@@ -12,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cca_kernels.decode_primitives import LOG2_E, arrive_and_merge, scan_row, scan_rows
+from cca_kernels.decode_primitives import arrive_and_merge, scan_row, scan_rows
 from cca_kernels.decoding import DecodeWorkspace, decode_workspace
+from cca_kernels.primitives import LOG2_E, visible_groups
 
 __all__ = ["append_step", "decode_step", "decode_workspace"]
 
@@ -132,7 +132,7 @@ def decode_step_kernel(
 ):
     i_split, i_r, i_bh = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p, raw_position = tl.load(cursor), tl.load(cursor + 1)
-    visible = tl.maximum(p + 1 - W, 0) // G
+    visible = visible_groups(p, G, W)
     cores = visible.to(tl.int32)
     raws = (p + 1 - visible * G).to(tl.int32)
     used = tl.minimum(tl.cdiv(cores, BLOCK_K) + tl.cdiv(raws, BLOCK_K), SPLITS)

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Attention of one to sixteen new tokens over core tokens and raw tokens, split over the keys.
 
 Shapes: q [B, H, L, D]; core_k, core_v [B, KV, M, D]; k, v [B, KV, S, D]; partials [.., splits, R,
@@ -18,9 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cca_kernels.decode_primitives import LOG2_E, arrive_and_merge, scan_row, scan_rows
+from cca_kernels.decode_primitives import arrive_and_merge, scan_row, scan_rows
+from cca_kernels.devices import architecture
 from cca_kernels.partition import raw_start, visible_cores
-from cca_kernels.tiles import architecture
+from cca_kernels.primitives import LOG2_E, visible_groups
 
 
 # What changes from step to step must not compile the kernel anew.
@@ -85,8 +85,8 @@ def decode_fwd_kernel(
             m_q = (o_r < REP * L)[:, None] & (o_d < D)[None, :]
             b_q = tl.load(p_q + o_d[None, :], mask=m_q, other=0.0)
             o_p = position + o_l
-            row_cores = tl.maximum(o_p + 1 - W, 0) // G
-            start = (tl.maximum(position + 1 - W, 0) // G) * G
+            row_cores = visible_groups(o_p, G, W)
+            start = visible_groups(position, G, W) * G
             b_max, b_sum, b_o = scan_rows(
                 b_q, row_cores, row_cores * G - start, o_p + 1 - start, core_k, core_v, k, v,
                 core_k_strides[2], core_v_strides[2], k_strides[2], v_strides[2],

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from cca_kernels.tiles import architecture
+from cca_kernels.devices import architecture
 
 _ALIGNMENT = 16  # bytes, of the address and of every stride
 

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Matrix times vector for decoding: weights are streamed once, everything around is in the kernel.
 
 y[b, n] = sum_k weight[n, k] * x[b, k] with, each where asked for, RMS norm of x before it, bias,
@@ -23,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from cca_kernels.tiles import architecture
+from cca_kernels.devices import architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="assignment"
 """Group pooling: a program folds a few groups of keys and values into one core token each.
 
@@ -15,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from cca_kernels.primitives import LOG2_E
 
 # Tokens of a group that a thread holds at a time: 64 registers each for k and v in two bytes.
 _CHUNK = 16

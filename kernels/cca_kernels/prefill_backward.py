@@ -7,7 +7,6 @@ is in docs/method.md, the queries' side in prefill_backward_queries, the keys' s
 prefill_backward_keys.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from cca_kernels.descriptors import describable
+from cca_kernels.devices import architecture
 from cca_kernels.prefill_backward_keys import attend_bwd_keys
 from cca_kernels.prefill_backward_queries import attend_bwd_queries
-from cca_kernels.tiles import architecture
-
-LOG2_E = math.log2(math.e)
+from cca_kernels.primitives import LOG2_E
 
 # Rows behind the last query that a tile may touch: no tile is taller.
 _ROW_PADDING = 128
@@ -89,7 +87,7 @@ def attend_bwd_rows(o: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None) -> 
         H=H,
         L=L,
         PADDED=padded,
-        log2_e=LOG2_E,
+        log2_e=LOG2_E.value,
         HAS_DLSE=dlse is not None,
         D=D,
         BLOCK_L=block_l,

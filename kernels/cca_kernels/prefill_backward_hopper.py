@@ -15,15 +15,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from cca_kernels.descriptors import tile_strides
-
-# The copies' names changed between Triton 3.6 and 3.9; what they do did not.
-load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
-store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
-
-LOG2_E = 1.4426950408889634
+from cca_kernels.hopper_primitives import cdiv, gluon_descriptor, load, store, visible
+from cca_kernels.primitives import LOG2_E
 
 CONSUMERS = gl.constexpr(2)
 _INTS = ["H", "REP", "L", "first_raw", "position", "G", "W"]
@@ -35,19 +29,6 @@ def can_run(q: Tensor, scale: float) -> bool:
     return q.dtype in (torch.bfloat16, torch.float16) and D <= 128 and D % 8 == 0 and scale > 0
 
 
-def gluon_descriptor(t: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """Describe tiles of [rows, columns] of one head."""
-    dtype = gl.bfloat16 if t.dtype == torch.bfloat16 else gl.float16
-    block = [1, 1, rows, columns]
-    layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-    return TensorDescriptor(t, list(t.shape), tile_strides(t), block, layout)
-
-
-@gluon.jit
-def cdiv(a, b):
-    return (a + b - 1) // b
-
-
 @gluon.jit
 def _query_plan(first, last, first_raw, G, W, BLOCK_K: gl.constexpr):
     """Cut the keys of the rows from `first` to `last` into tiles.
@@ -55,8 +36,8 @@ def _query_plan(first, last, first_raw, G, W, BLOCK_K: gl.constexpr):
     Returns unmasked and masked core tiles; the first raw slot; raw tiles masked on the left,
     unmasked, and masked on the right.
     """
-    cores_all = gl.maximum(first + 1 - W, 0) // G
-    cores_any = gl.maximum(last + 1 - W, 0) // G
+    cores_all = visible(first, G, W)
+    cores_any = visible(last, G, W)
     core_full = cores_all // BLOCK_K
     slot = cores_all * G - first_raw
     n_raw = cdiv(last + 1 - first_raw - slot, BLOCK_K)
@@ -162,7 +143,7 @@ def _query_consumer(dq, rows, bufs, bars, sizes, PADDED, scale, scale_log2,
     p_rows = rows + i_bh.to(gl.int64) * 2 * PADDED + own
     b_lse = gl.load(p_rows) * (-1.0 / scale_log2)
     b_delta = -gl.load(p_rows + PADDED)
-    cores = gl.maximum(position + own + 1 - W, 0) // G
+    cores = visible(position + own, G, W)
     low = cores * G - first_raw
     high = position + own + 1 - first_raw
     q_tile = q_buf.index(C).reshape([64, BLOCK_D])
@@ -261,7 +242,7 @@ def attend_bwd_queries_hopper(
         rows=rows,
         PADDED=rows.shape[3],
         scale=scale,
-        scale_log2=scale * LOG2_E,
+        scale_log2=scale * LOG2_E.value,
         H=H,
         REP=H // k.shape[1],
         L=L,

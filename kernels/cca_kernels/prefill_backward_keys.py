@@ -10,20 +10,17 @@ of P^T dO as they stand. Shapes as in cca_kernels.api.attend; rows [B, H, 2, pad
 prefill_backward.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from cca_kernels.descriptors import load_tile, through_descriptors, tile_descriptor
-from cca_kernels.tiles import Tile, architecture
+from cca_kernels.devices import architecture
+from cca_kernels.primitives import LOG2_E
+from cca_kernels.tiles import Table, Tile, tile_for
 
-LOG2_E = math.log2(math.e)
-
-# architecture -> [(largest padded head dim, bytes of an element, tile)], first fit.
-_TILES: dict[str, list[tuple[int, int, Tile]]] = {
+_TILES: Table = {
     "hopper": [
         (64, 2, Tile(block_q=32, block_k=128, num_warps=8, num_stages=3)),
         (128, 2, Tile(block_q=32, block_k=128, num_warps=8, num_stages=2)),
@@ -45,18 +42,12 @@ _TILES: dict[str, list[tuple[int, int, Tile]]] = {
     ],
     "interpreter": [(1 << 30, 8, Tile(block_q=16, block_k=32, num_warps=4, num_stages=1))],
 }
+_TILES["blackwell"] = _TILES["ada"]  # the smallest, until one has been tuned
 
 # Long ranges of queries are shared out until there are so many programs, or pieces are this short.
 _PROGRAMS = 512
 _SHORTEST_PIECE = 1024
 _MOST_PIECES = 16
-
-
-def key_tile(device: torch.device, head_dim: int, element_size: int) -> Tile:
-    """Look the tile up; an architecture that is not in the table takes the smallest ones."""
-    entries = _TILES.get(architecture(device), _TILES["ada"])
-    fits = (t for d, size, t in entries if head_dim <= d and element_size <= size)
-    return next(fits, entries[-1][2])
 
 
 def query_pieces(L: int, programs: int) -> int:
@@ -236,7 +227,7 @@ def attend_bwd_keys(
     if S == 0:
         return torch.empty_like(k), torch.empty_like(v)
     block_d = max(16, triton.next_power_of_2(D))
-    tile = tile or key_tile(q.device, block_d, q.element_size())
+    tile = tile or tile_for(_TILES, architecture(q.device), block_d, q.element_size())
     blocks = triton.cdiv(S, tile.block_k)
     splits = query_pieces(L, blocks * B * KV) if core else 1
     dtype = k.dtype if splits == 1 else torch.float32
@@ -255,7 +246,7 @@ def attend_bwd_keys(
         dk=dk,
         dv=dv,
         scale=scale,
-        scale_log2=scale * LOG2_E,
+        scale_log2=scale * LOG2_E.value,
         KV=KV,
         REP=H // KV,
         L=L,

@@ -13,15 +13,10 @@ from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from cca_kernels.prefill_backward_hopper import (
-    CONSUMERS,
-    LOG2_E,
-    cdiv,
-    gluon_descriptor,
-    load,
-    store,
-)
+from cca_kernels.hopper_primitives import cdiv, gluon_descriptor, load, store
+from cca_kernels.prefill_backward_hopper import CONSUMERS
 from cca_kernels.prefill_backward_keys import query_pieces
+from cca_kernels.primitives import LOG2_E
 
 _INTS = ["KV", "REP", "L", "S", "SPLITS", "first_key", "position", "G", "W"]
 
@@ -281,7 +276,7 @@ def attend_bwd_keys_hopper(
         dk_desc=gluon_descriptor(dk_out, 64, block_d),
         dv_desc=gluon_descriptor(dv_out, 64, block_d),
         scale=scale,
-        scale_log2=scale * LOG2_E,
+        scale_log2=scale * LOG2_E.value,
         KV=KV,
         REP=H // KV,
         L=L,

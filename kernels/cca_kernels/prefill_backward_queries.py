@@ -3,20 +3,17 @@
 Shapes as in cca_kernels.api.attend; rows [B, H, 2, padded L] from prefill_backward.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from cca_kernels.descriptors import load_tile, through_descriptors, tile_descriptor
-from cca_kernels.tiles import Tile, architecture
+from cca_kernels.devices import architecture
+from cca_kernels.primitives import LOG2_E, visible_groups
+from cca_kernels.tiles import Table, Tile, tile_for
 
-LOG2_E = math.log2(math.e)
-
-# architecture -> [(largest padded head dim, bytes of an element, tile)], first fit.
-_TILES: dict[str, list[tuple[int, int, Tile]]] = {
+_TILES: Table = {
     "hopper": [
         (64, 2, Tile(block_q=128, block_k=64, num_warps=8, num_stages=3)),
         (128, 2, Tile(block_q=128, block_k=64, num_warps=8, num_stages=3)),
@@ -38,13 +35,7 @@ _TILES: dict[str, list[tuple[int, int, Tile]]] = {
     ],
     "interpreter": [(1 << 30, 8, Tile(block_q=32, block_k=16, num_warps=4, num_stages=1))],
 }
-
-
-def query_tile(device: torch.device, head_dim: int, element_size: int) -> Tile:
-    """Look the tile up; an architecture that is not in the table takes the smallest ones."""
-    entries = _TILES.get(architecture(device), _TILES["ada"])
-    fits = (t for d, size, t in entries if head_dim <= d and element_size <= size)
-    return next(fits, entries[-1][2])
+_TILES["blackwell"] = _TILES["ada"]  # the smallest, until one has been tuned
 
 
 @triton.jit
@@ -134,9 +125,9 @@ def attend_bwd_queries_kernel(
 
     first = position + start
     last = position + tl.minimum(start + BLOCK_Q, L) - 1
-    cores_all = tl.maximum(0, first + 1 - W) // G  # seen by every row
-    cores_any = tl.maximum(0, last + 1 - W) // G  # seen by some row
-    o_cores = tl.maximum(0, position + o_q + 1 - W) // G  # [Q]
+    cores_all = visible_groups(first, G, W)  # seen by every row
+    cores_any = visible_groups(last, G, W)  # seen by some row
+    o_cores = visible_groups(position + o_q, G, W)  # [Q]
     o_zero = tl.zeros([BLOCK_Q], tl.int32)
     full = cores_all // BLOCK_K * BLOCK_K
     for i_k in tl.range(0, full, BLOCK_K):
@@ -202,7 +193,7 @@ def attend_bwd_queries(
     """Launch the dq kernel on describable tensors; `rows` as attend_bwd_rows makes it."""
     B, H, L, D = q.shape
     block_d = max(16, triton.next_power_of_2(D))
-    tile = tile or query_tile(q.device, block_d, q.element_size())
+    tile = tile or tile_for(_TILES, architecture(q.device), block_d, q.element_size())
     if core_k.shape[2] == 0:
         core_k, core_v = k, v  # no loop reads them, but a descriptor must not be empty
     dq = torch.empty(B, H, L, D, dtype=q.dtype, device=q.device)
@@ -218,7 +209,7 @@ def attend_bwd_queries(
         rows=rows,
         dq=dq,
         scale=scale,
-        scale_log2=scale * LOG2_E,
+        scale_log2=scale * LOG2_E.value,
         H=H,
         REP=H // k.shape[1],
         L=L,

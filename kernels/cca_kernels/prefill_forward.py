@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cca_kernels.devices import architecture
 from cca_kernels.partition import visible_cores
 from cca_kernels.primitives import attend_tiles, finish, start_rows, visible_groups
-from cca_kernels.tiles import Tile, architecture, tile_for
+from cca_kernels.tiles import Table, Tile, tile_for
 
 
 # Not compiled anew for lengths that happen to be one or a multiple of sixteen.
@@ -113,8 +114,7 @@ def attend_fwd_kernel(
     tl.store(lse + o_row, b_lse, mask=o_q < L)
 
 
-# Largest padded head dim, bytes of an element, tile; the first that fits is taken.
-_TILES: dict[str, list[tuple[int, int, Tile]]] = {
+_TILES: Table = {
     "hopper": [
         (64, 2, Tile(block_q=128, block_k=64, num_warps=4, num_stages=3)),
         (128, 2, Tile(block_q=64, block_k=64, num_warps=4, num_stages=3)),
@@ -136,6 +136,8 @@ _TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (64, 4, Tile(block_q=32, block_k=32, num_warps=4, num_stages=2)),
         (256, 4, Tile(block_q=16, block_k=32, num_warps=4, num_stages=1)),
     ],
+    # Small, so that odd sizes cross several tiles.
+    "interpreter": [(1 << 30, 8, Tile(block_q=32, block_k=32, num_warps=4, num_stages=1))],
 }
 
 

@@ -12,7 +12,6 @@ Shapes as in cca_kernels.api; what it computes: cca_kernels/reference.py.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +19,16 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from cca_kernels.descriptors import is_describable, tile_strides
+from cca_kernels.descriptors import is_describable
+from cca_kernels.hopper_primitives import gluon_descriptor, load, store, visible
 from cca_kernels.partition import visible_cores
-from cca_kernels.prefill_hopper_plan import bounds, masked_tile, place, plan, visible
-from cca_kernels.prefill_hopper_softmax import MASKED, correct, mask, softmax, sums
-
-# The copies' names changed between Triton 3.6 and 3.9; what they do did not.
-_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
-_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+from cca_kernels.prefill_hopper_plan import bounds, masked_tile, place, plan
+from cca_kernels.prefill_hopper_softmax import correct, mask, softmax, sums
+from cca_kernels.primitives import LN_2, LOG2_E, MASKED
 
 # Not compiled anew for lengths that happen to be one or a multiple of sixteen.
 _SIZES = ["items", "n_blocks", "L", "position", "raw_base"]
-_LN2 = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -43,10 +38,10 @@ def _load_tile(k, v, b, kv, slot, k_buf, v_buf, k_full, k_free, v_full, v_free, 
     phase = (n // STAGES) & 1
     mbarrier.wait(k_free.index(s), phase ^ 1)
     mbarrier.expect(k_full.index(s), k.block_type.nbytes)
-    _load(k, [b, kv, slot, 0], k_full.index(s), k_buf.index(s))
+    load(k, [b, kv, slot, 0], k_full.index(s), k_buf.index(s))
     mbarrier.wait(v_free.index(s), phase ^ 1)
     mbarrier.expect(v_full.index(s), v.block_type.nbytes)
-    _load(v, [b, kv, slot, 0], v_full.index(s), v_buf.index(s))
+    load(v, [b, kv, slot, 0], v_full.index(s), v_buf.index(s))
 
 
 @gluon.jit
@@ -65,7 +60,7 @@ def _producer(inputs, bufs, bars, sizes, G: gl.constexpr, W: gl.constexpr, BLOCK
         for c in gl.static_range(CONSUMERS):
             mbarrier.wait(q_free.index(c), (turn & 1) ^ 1)
             mbarrier.expect(q_full.index(c), q.block_type.nbytes)
-            _load(q, [b, h, row + c * 64, 0], q_full.index(c), q_buf.index(c))
+            load(q, [b, h, row + c * 64, 0], q_full.index(c), q_buf.index(c))
         slot, n_right, n_left, n_edge, n_raw, raw_full, core_full = plan(
             position + row, BLOCK_Q, raw_base, G, W, BLOCK_K
         )
@@ -230,13 +225,13 @@ def _consumer(outputs, bufs, bars, sizes, scale, C: gl.constexpr,
         tma.store_wait(0)
         o_tile.reshape([64, BLOCK_D]).store((acc * inverse[:, None]).to(o_buf.dtype))
         hopper.fence_async_shared()
-        _store(o, [b, h, own, 0], o_tile)
+        store(o, [b, h, own, 0], o_tile)
         if SHARE:
             tma.store_wait(0)
             mbarrier.arrive(q_free.index(C), count=1)
         at = own + gl.arange(0, 64, rows)
         p_lse = lse + (b * H + h).to(gl.int64) * L + at
-        gl.store(p_lse, (m * scale + gl.log2(total)) * _LN2, mask=at < L)
+        gl.store(p_lse, (m * scale + gl.log2(total)) * LN_2, mask=at < L)
         turn += 1  # noqa: SIM113 - kernels know no enumerate
     tma.store_wait(0)
 
@@ -311,20 +306,6 @@ def attend_fwd_hopper_kernel(
         )  # fmt: skip
 
 
-def _layout(block: list[int], dtype: Any) -> Any:
-    return gl.NVMMASharedLayout.get_default_for(block, dtype)
-
-
-def _descriptor(x: Tensor, rows: int, block: int, length: int | None = None) -> TensorDescriptor:
-    """Describe [B, heads, length, D] for tiles of `rows` rows, the head dim padded to `block`."""
-    shape = list(x.shape)
-    if length is not None:
-        shape[2] = length
-    dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
-    tile = [1, 1, rows, block]
-    return TensorDescriptor(x, shape, tile_strides(x), tile, _layout(tile, dtype))
-
-
 def can_run(q: Tensor, *others: Tensor) -> bool:
     """Say whether the kernel serves the tensors: 16 bits, D at most 256, in units of 16 bytes."""
     return (
@@ -396,12 +377,12 @@ def attend_fwd_hopper(
     items = n_blocks * B * H
     grid = min(items, torch.cuda.get_device_properties(q.device).multi_processor_count)
     attend_fwd_hopper_kernel[(grid,)](
-        _descriptor(q, 64, block_d),
-        _descriptor(o, 64, block_d),
-        _descriptor(k, tile.block_k, block_d),
-        _descriptor(v, tile.block_k, block_d),
-        _descriptor(core_k, tile.block_k, block_d, cores),
-        _descriptor(core_v, tile.block_k, block_d, cores),
+        gluon_descriptor(q, 64, block_d),
+        gluon_descriptor(o, 64, block_d),
+        gluon_descriptor(k, tile.block_k, block_d),
+        gluon_descriptor(v, tile.block_k, block_d),
+        gluon_descriptor(core_k, tile.block_k, block_d, cores),
+        gluon_descriptor(core_v, tile.block_k, block_d, cores),
         lse,
         items=items,
         n_blocks=n_blocks,
@@ -410,7 +391,7 @@ def attend_fwd_hopper(
         L=L,
         position=position,
         raw_base=position + L - S,
-        scale=scale * 1.4426950408889634,
+        scale=scale * LOG2_E.value,
         G=group_size,
         W=window,
         BLOCK_K=tile.block_k,

@@ -8,11 +8,7 @@ tiles go first: right edge of the raw tokens, left edge, edge of the core tokens
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-
-@gluon.jit
-def visible(p, G: gl.constexpr, W: gl.constexpr):
-    """Count the core tokens that position p sees."""
-    return gl.maximum(p + 1 - W, 0) // G
+from cca_kernels.hopper_primitives import cdiv, visible
 
 
 @gluon.jit
@@ -26,12 +22,12 @@ def plan(first, rows, raw_base, G: gl.constexpr, W: gl.constexpr, BLOCK_K: gl.co
     m_first = visible(first, G, W)
     m_last = visible(last, G, W)
     start = m_first * G
-    n_raw = (last + 1 - start + BLOCK_K - 1) // BLOCK_K
-    full_a = (m_last * G - start + BLOCK_K - 1) // BLOCK_K
+    n_raw = cdiv(last + 1 - start, BLOCK_K)
+    full_a = cdiv(m_last * G - start, BLOCK_K)
     full_b = gl.maximum((first + 1 - start) // BLOCK_K, full_a)
     full_a = gl.minimum(full_a, n_raw)
     full_b = gl.minimum(full_b, n_raw)
-    n_core = (m_last + BLOCK_K - 1) // BLOCK_K
+    n_core = cdiv(m_last, BLOCK_K)
     core_full = m_first // BLOCK_K
     n_right, n_edge = n_raw - full_b, n_core - core_full
     return start - raw_base, n_right, full_a, n_edge, n_raw, full_b - full_a, core_full

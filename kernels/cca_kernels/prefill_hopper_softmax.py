@@ -3,10 +3,7 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-# Stands for minus infinity: a row whose first tile is all masked adds garbage under this maximum,
-# and the first real score multiplies it by exp2(-huge) = 0. It is a power of two: its product with
-# the scale is exact, fused with the subtraction or not.
-MASKED = gl.constexpr(-(2.0**100))
+from cca_kernels.primitives import MASKED
 
 
 @gluon.jit

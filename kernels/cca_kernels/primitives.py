@@ -1,10 +1,10 @@
-"""Device functions that several kernels share: who sees what, and the online softmax."""
+"""What several kernels share: constants, who sees what, and the online softmax."""
 
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 # Stands for minus infinity. A row whose first tile is all masked adds garbage under this maximum,
 # which the first real score multiplies by exp2(-huge) = 0; a real infinity would make it NaN. It is
 # a power of two: its product with the scale is exact, fused with the subtraction or not.
@@ -12,7 +12,7 @@ MASKED = tl.constexpr(-(2.0**100))
 
 
 @triton.jit
-def visible_groups(p, G: tl.constexpr, W: tl.constexpr):
+def visible_groups(p, G, W):
     """Count the core tokens that position p sees, m(p) = max(0, (p + 1 - W) // G)."""
     return tl.maximum(p + 1 - W, 0) // G
 
@@ -27,7 +27,7 @@ def start_rows(BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr):
 @triton.jit
 def finish(b_m, b_l, b_o, scale):
     """End a softmax: output and log-sum-exp, natural."""
-    return b_o / b_l[:, None], b_m * scale + tl.log2(b_l) * LN2
+    return b_o / b_l[:, None], b_m * scale + tl.log2(b_l) * LN_2
 
 
 @triton.jit
@@ -81,7 +81,7 @@ def attend_tiles(
             seen = (key[None, :] >= low[:, None]) & (key[None, :] < high[:, None])
             b_s = tl.where(seen, b_s, MASKED)
         b_new = tl.maximum(b_m, tl.max(b_s, 1))
-        b_scale = scale * LOG2E
+        b_scale = scale * LOG2_E
         b_p = tl.exp2(b_s * b_scale - (b_new * b_scale)[:, None])
         b_alpha = tl.exp2((b_m - b_new) * b_scale)
         b_l = b_l * b_alpha + tl.sum(b_p, 1)

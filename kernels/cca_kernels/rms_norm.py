@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Root-mean-square norm of every row, one read and one write.
 
 Shapes: x, out [N, E]; weight [E]. The residual stream itself is added to by the matrix products

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Rotary positions on the output of one merged projection, written to where it is needed.
 
 Shapes: qkv [B * L, (H + 2 * KV) * D], heads of q, then of k, then of v; cos, sin [L, D];

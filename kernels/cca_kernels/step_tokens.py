@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """The two ends of a decode step on the device: a token's state and angles, and the next token.
 
 Neither needs the host: the token comes from where the last step left it, the position from a

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """silu(gate) * up from the output of one merged projection, one read and one write.
 
 Shapes: gate_up [N, 2 * I], the gate in the first half; out [N, I].

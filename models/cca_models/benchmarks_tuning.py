@@ -75,8 +75,9 @@ def prefill_tiles(sizes: Sizes) -> Cell:
     """Try the prefill kernels on core tokens that are there already."""
 
     def contenders(bench: Bench) -> Iterator[Contender]:
+        from cca_kernels.devices import architecture
         from cca_kernels.prefill_forward import attend_fwd
-        from cca_kernels.tiles import Tile, architecture
+        from cca_kernels.tiles import Tile
 
         H, KV, L, M = sizes.heads, sizes.kv_heads, sizes.length, sizes.groups
         shapes = ((H, L), (KV, L), (KV, L), (KV, M), (KV, M))

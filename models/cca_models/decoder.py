@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_kernels.tiles import has_kernels
+from cca_kernels.devices import has_kernels
 from cca_models.config import CCAConfig
 from cca_models.errors import CheckpointError, UnsupportedModelError
 from cca_models.layer_memory import Layer, LayerMemory, Probe

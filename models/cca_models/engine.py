@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cca_kernels.devices import on_device
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
 from cca_models.decoder import CHUNK, Decoder, make_decoder
@@ -16,7 +17,7 @@ from cca_models.layer_memory import Probe
 from cca_models.memory import Memory
 from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
 from cca_models.tokenizer import Tokenizer, load_tokenizer
-from cca_models.weights import choose_device, choose_dtype, load_weights, on_device
+from cca_models.weights import choose_device, choose_dtype, load_weights
 
 # Part of the fingerprint: another rule makes other keys, so old memories must miss.
 ROPE_RULE = "larger-base-1"

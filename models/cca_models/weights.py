@@ -1,7 +1,6 @@
 """Where and in what to compute, and a checkpoint's tensors brought there."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -9,6 +8,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cca_kernels.devices import on_device
 from cca_models.checkpoint_files import weight_files
 from cca_models.errors import CheckpointError, ModelError
 
@@ -77,14 +77,6 @@ def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dic
                 f"{file} cannot be read: {error}", hint="cca models pull fetches it anew"
             ) from error
     return weights
-
-
-def on_device(device: torch.device) -> AbstractContextManager[None]:
-    """Make a GPU the current one for a while; on other devices, nothing.
-
-    Triton launches there, and events are recorded there, wherever the tensors lie.
-    """
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def on_own_device(
