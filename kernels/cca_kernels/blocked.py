@@ -7,7 +7,7 @@ query's window starts; a mask sorts out the ragged edge. Shapes as in cca_kernel
 import torch
 from torch import Tensor
 
-from cca_kernels.partition import raw_start, visible_cores
+from cca_kernels.partition import query_blocks, raw_start, visible_cores
 from cca_kernels.reference import visibility
 
 _BLOCK = 512
@@ -43,21 +43,17 @@ def attend(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Attend block by block of queries; arguments as in cca_kernels.api, already checked."""
-    L, S = q.shape[2], k.shape[2]
-    first_raw = position + L - S
     outs, lses = [], []
-    for a in range(0, L, _BLOCK):
-        b = min(a + _BLOCK, L)
-        cores = visible_cores(position + b - 1, group_size=group_size, window=window)
-        start = raw_start(position + a, group_size=group_size, window=window) - first_raw
-        end = position + b - first_raw
-        keys = torch.cat([core_k[:, :, :cores], k[:, :, start:end]], dim=2)
-        values = torch.cat([core_v[:, :, :cores], v[:, :, start:end]], dim=2)
+    for rows, cores, raw in query_blocks(
+        position, q.shape[2], k.shape[2], block=_BLOCK, group_size=group_size, window=window
+    ):
+        keys = torch.cat([core_k[:, :, :cores], k[:, :, raw]], dim=2)
+        values = torch.cat([core_v[:, :, :cores], v[:, :, raw]], dim=2)
         seen = visibility(
-            position=position + a, L=b - a, S=end - start, M=cores,
-            group_size=group_size, window=window, device=q.device,
+            position=position + rows.start, L=rows.stop - rows.start, S=raw.stop - raw.start,
+            M=cores, group_size=group_size, window=window, device=q.device,
         )  # fmt: skip
-        o, lse = _one_softmax(q[:, :, a:b], keys, values, seen, scale)
+        o, lse = _one_softmax(q[:, :, rows], keys, values, seen, scale)
         outs.append(o)
         lses.append(lse)
     if len(outs) == 1:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cca_kernels.partition import raw_start, visible_cores
+from cca_kernels.partition import query_blocks, visible_cores
 from cca_kernels.reference import visibility
 
 # Short blocks waste less of the window (a block of b queries reads W + G + b raw keys), long ones
@@ -77,22 +77,18 @@ def attend(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Attend from a chunk to its memory; arguments as in cca_kernels.api, already checked."""
-    L, S = q.shape[2], k.shape[2]
-    first_raw = position + L - S
     shared = visible_cores(position, group_size=group_size, window=window)
     outs, lses = [], []
-    for a in range(0, L, _BLOCK):
-        b = min(a + _BLOCK, L)
-        cores = visible_cores(position + b - 1, group_size=group_size, window=window)
-        start = raw_start(position + a, group_size=group_size, window=window) - first_raw
-        end = position + b - first_raw
-        keys = torch.cat([core_k[:, :, shared:cores], k[:, :, start:end]], dim=2)
-        values = torch.cat([core_v[:, :, shared:cores], v[:, :, start:end]], dim=2)
+    for rows, cores, raw in query_blocks(
+        position, q.shape[2], k.shape[2], block=_BLOCK, group_size=group_size, window=window
+    ):
+        keys = torch.cat([core_k[:, :, shared:cores], k[:, :, raw]], dim=2)
+        values = torch.cat([core_v[:, :, shared:cores], v[:, :, raw]], dim=2)
         bias = _bias(
-            position=position + a, L=b - a, S=end - start, shared=shared, cores=cores,
-            group_size=group_size, window=window, dtype=q.dtype,
+            position=position + rows.start, L=rows.stop - rows.start, S=raw.stop - raw.start,
+            shared=shared, cores=cores, group_size=group_size, window=window, dtype=q.dtype,
         )  # fmt: skip
-        o, lse = _flash(q[:, :, a:b], keys, values, scale, bias)
+        o, lse = _flash(q[:, :, rows], keys, values, scale, bias)
         outs.append(o)
         lses.append(lse)
     near = (torch.cat(outs, dim=2), torch.cat(lses, dim=2))
