@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_checkpoint import make_tiny_checkpoint
 
-from cca_models import benchmarks, benchmarks_cells, benchmarks_process, layer_memory
+from cca_models import benchmarks, benchmarks_process, layer_memory
 from cca_models.benchmarks import Workload, plan_case, rounds, run_case
 from cca_models.benchmarks_cells import CCAContender, measure_cell
 from cca_models.benchmarks_memory import PeakMemory, free_host_bytes, held_bytes
@@ -129,7 +129,7 @@ def test_sampled_cca_agrees_with_measured(
     clock: WorkClock, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     # Chunks of 32 and a window of 32 make 31 chunks of 1,000 tokens, the last one ragged.
-    monkeypatch.setattr(benchmarks_cells, "CHUNK", 32)
+    monkeypatch.setattr("cca_models.decoder.CHUNK", 32)
     contender = cca_contender(TINY, length, group_size=4, window=32)
     prefill = contender.model.prefill
     monkeypatch.setattr(

@@ -16,7 +16,7 @@ from cca_models.benchmarks_results import Measurement
 from cca_models.benchmarks_sampling import integrate, sample_chunks
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.decoder import CHUNK, Decoder
+from cca_models.decoder import Decoder
 from cca_models.engine import LanguageModel
 from cca_models.memory import Memory
 
@@ -168,7 +168,7 @@ class CCAContender:
 
     @property
     def _chunk(self) -> int:
-        return CHUNK if self.model.device.type == "cpu" else self.model.decoder.chunk
+        return self.model.decoder.chunk
 
     def estimate(self, length: int, budget: float) -> float:
         """Time three chunks: the first, the last, the second."""

@@ -7,6 +7,7 @@ cca_models.benchmarks_contenders.
 
 import gc
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Literal
 import torch
 
 from cca_kernels.partition import visible_cores
-from cca_models.benchmarks_timing import Call, Timer, median, take_turns
+from cca_models.benchmarks_timing import Call, Timer, take_turns
 
 # Largest error against the float64 reference, in units of the dtype's eps and of the row's largest
 # entry; a right kernel stays below one.
@@ -307,7 +308,7 @@ def _measured(
 ) -> OperationRow:
     calls = len(contender.calls)
     each = tuple(ms / calls for ms in samples)
-    ms = median(each)
+    ms = statistics.median(each)
     mark, error = "measured", row.error
     if error is not None and wrong(error, bench.dtype):
         # JSON knows no infinity.

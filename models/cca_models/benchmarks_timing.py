@@ -4,7 +4,6 @@ On a GPU a timed call starts behind a write of a gigabyte: the host has launched
 device gets to it, so launches are not timed, and the caches hold none of its inputs.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -90,8 +89,3 @@ def take_turns(calls: Sequence[Call], *, repeat: int, timer: Timer) -> list[list
             if turn:
                 own.append(milliseconds)
     return samples
-
-
-def median(samples: Sequence[float]) -> float:
-    """Give the middle of the samples."""
-    return statistics.median(samples)

@@ -12,7 +12,7 @@ from cca_kernels.devices import on_device
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
 from cca_models.decoder import CHUNK, Decoder, make_decoder
-from cca_models.generation import Generation
+from cca_models.generation import Generation, one_by_one
 from cca_models.layer_memory import Probe
 from cca_models.memory import Memory
 from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
@@ -169,11 +169,7 @@ class LanguageModel:
         if stepper is not None and memory.seen:
             yield from stepper.likeliest(memory, logits, limit)
             return
-        for left in range(limit, 0, -1):
-            token = int(logits.argmax())
-            yield token, float(torch.log_softmax(logits, dim=-1)[token])
-            if left > 1:
-                logits = self.prefill(memory, [token])
+        yield from one_by_one(self, lambda row: int(row.argmax()), memory, logits, limit)
 
     def generate(
         self,

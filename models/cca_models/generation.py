@@ -1,6 +1,7 @@
 """Writing on from a memory: an iterator over pieces of text."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -58,7 +59,8 @@ class Generation:
         self._stop = [s for s in stop if s]
         # Choosing on the device pays only where nothing but the logits decides.
         plain = temperature == 0 and repetition_penalty == 1
-        self._steps = likeliest if plain and likeliest is not None else self._one_by_one
+        here = partial(one_by_one, model, self._choose)
+        self._steps: Likeliest = likeliest if plain and likeliest is not None else here
 
     def text(self) -> str:
         """Write it all and give the text."""
@@ -106,16 +108,6 @@ class Generation:
             yield token
         self.finish = "length"
 
-    def _one_by_one(
-        self, memory: Memory, logits: Tensor, limit: int
-    ) -> Iterator[tuple[int, float]]:
-        """Choose each token here, and read it before the next."""
-        for left in range(limit, 0, -1):
-            token = self._choose(logits)
-            yield token, float(torch.log_softmax(logits, dim=-1)[token])
-            if left > 1:
-                logits = self._model.prefill(memory, [token])
-
     def _choose(self, logits: Tensor) -> int:
         """Pick the next token: the likeliest, or one drawn from the nucleus."""
         if self._penalty != 1 and self.tokens:
@@ -130,3 +122,22 @@ class Generation:
         # Keep the smallest set that reaches top_p: the token that crosses the border included.
         ordered[(ordered.cumsum(0) - ordered) >= self._top_p] = 0
         return int(index[torch.multinomial(ordered, 1, generator=self._random)])
+
+
+def one_by_one(
+    model: "LanguageModel",
+    choose: Callable[[Tensor], int],
+    memory: Memory,
+    logits: Tensor,
+    limit: int,
+) -> Iterator[tuple[int, float]]:
+    """Choose each token from its logits, [V], and read it before the next.
+
+    Yields:
+        Every token with its log-probability; at most `limit`.
+    """
+    for left in range(limit, 0, -1):
+        token = choose(logits)
+        yield token, float(torch.log_softmax(logits, dim=-1)[token])
+        if left > 1:
+            logits = model.prefill(memory, [token])
