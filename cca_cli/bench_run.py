@@ -68,7 +68,10 @@ def prepare_workload(
         name, path, config = shape, None, shape_config(shape, tokens=2 * tokens)
     else:
         with console.progress(model) as progress:
-            checkpoint = resolve_checkpoint(model, offline=offline, progress=progress)
+            # What an adapter says of group size and positions must not bind a measurement.
+            checkpoint = resolve_checkpoint(
+                model, adapter="none", offline=offline, progress=progress
+            )
         name, path, config = checkpoint.name, checkpoint.path, dict(checkpoint.config)
     return Workload(
         name=name, path=path, config=config, device=device, dtype=dtype, threads=threads,

@@ -42,7 +42,8 @@ below). With `--json` or `--jsonl` it is `{{"error": {{"code", "message", "hint"
 |---|---|
 | `CCA_HOME` | directory for everything that cca keeps |
 | `CCA_CACHE_DIR` | directory for models and library; wins over `CCA_HOME` |
-| `CCA_MODEL`, `CCA_DEVICE`, `CCA_DTYPE`, `CCA_OFFLINE` | defaults of the options of these names |
+| `CCA_MODEL`, `CCA_ADAPTER`, `CCA_OFFLINE` | defaults of the options of these names |
+| `CCA_DEVICE`, `CCA_DTYPE` | likewise |
 | `CCA_PDF_PASSWORD_FILE` | file whose first line opens locked PDFs |
 | `CCA_DEBUG` | 1 shows tracebacks |
 | `NO_COLOR`, `FORCE_COLOR` | colour never, or always; `NO_COLOR` wins |

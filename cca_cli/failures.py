@@ -147,6 +147,7 @@ def _lock_timeout(error: BaseException) -> Failure:
 
 
 _TABLE: dict[str, Callable[[BaseException], Failure]] = {
+    "cca_models.evaluation.types.EvaluationError": _model_error(ExitCode.INPUT),
     "cca_models.errors.ContextTooLongError": _model_error(ExitCode.TOO_LONG),
     "cca_models.errors.MemoryFileError": _model_error(ExitCode.MEMORY),
     "cca_models.errors.ModelError": _model_error(ExitCode.MODEL),

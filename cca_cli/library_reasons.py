@@ -45,7 +45,7 @@ def _difference(entry: Entry, wanted: Fingerprint, settings: Settings) -> str:
     if found.tokenizer != wanted.tokenizer:
         return "read with another tokenizer"
     if found.model != wanted.model:
-        return f"read with another version of the model {had.model}"
+        return f"read with another version or adapter of the model {had.model}"
     if found.prefix_sha256 != wanted.prefix_sha256:
         return "read under another prompt"
     return f"read by another version of cca (library format {found.format_version})"

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
+    "AdapterOpt",
     "CacheOpt",
     "CachePolicy",
     "DebugOpt",
@@ -64,6 +65,16 @@ ModelOpt = Annotated[
         help="Default model by name, a LLaMA-family directory, or a hub id.",
     ),
 ]
+AdapterOpt = Annotated[
+    str,
+    typer.Option(
+        "--adapter",
+        envvar="CCA_ADAPTER",
+        show_envvar=True,
+        metavar="default|none|DIR",
+        help="default: what ships with cca for its default model; none; or a PEFT LoRA folder.",
+    ),
+]
 DeviceOpt = Annotated[
     str,
     typer.Option(
@@ -75,10 +86,22 @@ DtypeOpt = Annotated[
     typer.Option("--dtype", envvar="CCA_DTYPE", show_envvar=True, help="Number format."),
 ]
 GroupSizeOpt = Annotated[
-    int, typer.Option("--group-size", min=1, help="Tokens folded into one core token, G.")
+    int | None,
+    typer.Option(
+        "--group-size",
+        min=1,
+        show_default=False,
+        help="Tokens folded into one core token, G; the adapter's own if not set, else 16.",
+    ),
 ]
 WindowOpt = Annotated[
-    int, typer.Option("--window", min=1, help="Raw tokens that every token still sees, W.")
+    int | None,
+    typer.Option(
+        "--window",
+        min=1,
+        show_default=False,
+        help="Raw tokens that every token still sees, W; the adapter's own if not set, else 1024.",
+    ),
 ]
 PagesOpt = Annotated[
     str | None,

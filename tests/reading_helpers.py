@@ -59,7 +59,7 @@ class ToldModel:
     settings: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.checkpoint = SimpleNamespace(name="told", adapted=False, config={})
+        self.checkpoint = SimpleNamespace(name="told", adapter=None, adapted=False, config={})
 
     @classmethod
     def of(cls, checkpoint: Path, **options: Any) -> "ToldModel":

@@ -89,7 +89,11 @@ def test_page_spans_are_exact(book: Path) -> None:
     ("first", "second", "reason"),
     [
         ({}, {"model": FakeModel(group_size=32)}, "read with group_size 16"),
-        ({}, {"model": FakeModel(weights="v2")}, "read with another version of the model fake"),
+        (
+            {},
+            {"model": FakeModel(weights="v2")},
+            "read with another version or adapter of the model fake",
+        ),
         ({}, {"model": FakeModel(name="big")}, "read with another model: fake"),
         ({}, {"prefix_ids": (9,)}, "read under another prompt"),
     ],

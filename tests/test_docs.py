@@ -15,7 +15,7 @@ def test_cli_page_is_what_the_app_says(monkeypatch: pytest.MonkeyPatch) -> None:
     from cca_cli.cli_docs import cli_reference
 
     # What a developer has set must not get into the page.
-    for name in ("CCA_MODEL", "CCA_DEVICE", "COLUMNS", "TERMINAL_WIDTH"):
+    for name in ("CCA_MODEL", "CCA_ADAPTER", "CCA_DEVICE", "COLUMNS", "TERMINAL_WIDTH"):
         monkeypatch.delenv(name, raising=False)
     page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert page == cli_reference(), "run: python -m cca_cli.cli_docs > docs/cli.md"

@@ -108,7 +108,7 @@ def test_files_are_private_and_the_root_is_tagged(library: Library) -> None:
         ({"model": "x"}, {"group_size": 32}, "read with group_size 16"),
         ({"model": "x"}, {"window": 512}, "read with window 1024"),
         ({"model": "x"}, {"dtype": "bfloat16"}, "read with dtype float32"),
-        ({"model": "x"}, {}, "read with another version of the model tiny"),
+        ({"model": "x"}, {}, "read with another version or adapter of the model tiny"),
         ({"pages": "1-3"}, {}, "read with other pages: all"),
         ({"reading": "x"}, {}, f"read with another reader version: {WANTED.reading}"),
         ({"tokenizer": "x"}, {}, "read with another tokenizer"),

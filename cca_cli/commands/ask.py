@@ -13,8 +13,9 @@ from cca_cli.console import Console
 from cca_cli.errors import CLIError, ExitCode, PartialFailureError
 from cca_cli.failures import explain
 from cca_cli.formatting import format_duration
-from cca_cli.model_loading import DEFAULT_GROUP_SIZE, DEFAULT_MODEL, DEFAULT_WINDOW, open_model
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model, warn_of_length
 from cca_cli.options import (
+    AdapterOpt,
     CacheOpt,
     DebugOpt,
     DeviceOpt,
@@ -98,10 +99,11 @@ def ask(
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
     model: ModelOpt = DEFAULT_MODEL,
+    adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
     dtype: DtypeOpt = "auto",
-    group_size: GroupSizeOpt = DEFAULT_GROUP_SIZE,
-    window: WindowOpt = DEFAULT_WINDOW,
+    group_size: GroupSizeOpt = None,
+    window: WindowOpt = None,
     offline: OfflineOpt = False,
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
@@ -136,6 +138,7 @@ def ask(
     loaded = open_model(
         console,
         model,
+        adapter=adapter,
         device=device,
         dtype=dtype,
         group_size=group_size,
@@ -217,6 +220,8 @@ class _Session:
             cache=cache,
             on_plan=self._tell_plan,
         )
+        text = self._opened.text
+        warn_of_length(self._console, self._model, text.document.name, len(text.ids))
         self._timing.update(self._opened.timing_s)
         self._reader = Reader(
             self._model,

@@ -64,8 +64,8 @@ def bench(
         ),
     ] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of token ids and random weights.")] = 0,
-    group_size: GroupSizeOpt = DEFAULT_GROUP_SIZE,
-    window: WindowOpt = DEFAULT_WINDOW,
+    group_size: GroupSizeOpt = None,
+    window: WindowOpt = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the rows as CSV.")
     ] = None,
@@ -91,6 +91,8 @@ def bench(
     debug: DebugOpt = False,
 ) -> None:
     """Measure CCA beside standard attention: seconds, KV bytes, peak memory.
+
+    Both run the checkpoint's weights without an adapter: what they cost does not depend on it.
 
     A row is marked measured, sampled (it would have taken longer than --budget), oom (it does
     not fit) or failed. docs/benchmarks.md says how the figures are made.
@@ -120,6 +122,7 @@ def bench(
     )
 
     console = Console.of(ctx)
+    group_size, window = group_size or DEFAULT_GROUP_SIZE, window or DEFAULT_WINDOW
     if ops or tune:
         from cca_cli.bench_operations import bench_operations, check_options
 

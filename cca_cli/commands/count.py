@@ -9,8 +9,9 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.formatting import format_bytes, format_duration
-from cca_cli.model_loading import DEFAULT_GROUP_SIZE, DEFAULT_MODEL, DEFAULT_WINDOW, open_model
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model, warn_of_length
 from cca_cli.options import (
+    AdapterOpt,
     DebugOpt,
     DeviceOpt,
     DtypeOpt,
@@ -41,10 +42,11 @@ def count(
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
     model: ModelOpt = DEFAULT_MODEL,
+    adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
     dtype: DtypeOpt = "auto",
-    group_size: GroupSizeOpt = DEFAULT_GROUP_SIZE,
-    window: WindowOpt = DEFAULT_WINDOW,
+    group_size: GroupSizeOpt = None,
+    window: WindowOpt = None,
     offline: OfflineOpt = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
@@ -75,6 +77,7 @@ def count(
     loaded = open_model(
         console,
         model,
+        adapter=adapter,
         device=device,
         dtype=dtype,
         group_size=group_size,
@@ -84,7 +87,9 @@ def count(
     text, miss = measure(file, loaded, console=console, options=options)
     tokens = len(text.ids)
     kv = key_value_bytes(loaded.checkpoint.config, loaded.dtype.itemsize)
-    held = kept_tokens(tokens, group_size=group_size, window=window)
+    cca = loaded.cca
+    held = kept_tokens(tokens, group_size=cca.group_size, window=cca.window)
+    warn_of_length(console, loaded, text.document.name, tokens)
     facts = {
         "doc": text.document.name,
         "path": text.document.path,
@@ -101,6 +106,7 @@ def count(
         "disk_bytes": kv * held + 4 * tokens + _text_bytes(text),
         "prefill_seconds": loaded.estimate_seconds(tokens),
         "model": loaded.checkpoint.name,
+        "adapter": loaded.checkpoint.adapter.name if loaded.checkpoint.adapter else None,
         "cache": {"hit": miss is None, "reason": miss},
         "warnings": console.warnings,
     }

@@ -66,6 +66,7 @@ def doctor(
             },
             "free_bytes": shutil.disk_usage(cache_dir()).free,
             "default_model": _default_model(),
+            "default_adapter": _default_adapter(),
             "check": _self_check(),
         }
     facts["advice"] = _advice(facts)
@@ -121,6 +122,18 @@ def _default_model() -> str | None:
     return str(found[0]) if found else None
 
 
+def _default_adapter() -> str | None:
+    """Name the folder of the adapter that ships with cca, if it can be used."""
+    from cca_models.adapters import shipped_adapter
+    from cca_models.errors import AdapterError
+
+    try:
+        adapter = shipped_adapter(DEFAULT_MODEL)
+    except AdapterError as error:
+        return f"damaged: {error}"
+    return str(adapter.path) if adapter else None
+
+
 def _self_check() -> str:
     """Compare the fast attention with its specification, on the CPU and, if there is one, a GPU."""
     import torch
@@ -173,6 +186,7 @@ def _say(console: Console, facts: dict[str, Any]) -> None:
         console.result(f"{name}\t{path}")
     console.result(f"free disk\t{format_bytes(facts['free_bytes'])}")
     console.result(f"default model\t{facts['default_model'] or 'absent'}")
+    console.result(f"default adapter\t{facts['default_adapter'] or 'absent'}")
     console.result(f"engine check\t{facts['check']}")
     for line in facts["advice"]:
         console.note(f"hint: {line}")

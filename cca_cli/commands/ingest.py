@@ -12,13 +12,14 @@ from cca_cli.errors import CLIError, PartialFailureError, UsageError
 from cca_cli.failures import explain
 from cca_cli.formatting import format_bytes
 from cca_cli.model_loading import (
-    DEFAULT_GROUP_SIZE,
+    DEFAULT_ADAPTER,
     DEFAULT_MODEL,
-    DEFAULT_WINDOW,
     model_json,
     open_model,
+    warn_of_length,
 )
 from cca_cli.options import (
+    AdapterOpt,
     DebugOpt,
     DeviceOpt,
     DtypeOpt,
@@ -55,10 +56,11 @@ def ingest(
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
     model: ModelOpt = DEFAULT_MODEL,
+    adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
     dtype: DtypeOpt = "auto",
-    group_size: GroupSizeOpt = DEFAULT_GROUP_SIZE,
-    window: WindowOpt = DEFAULT_WINDOW,
+    group_size: GroupSizeOpt = None,
+    window: WindowOpt = None,
     offline: OfflineOpt = False,
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
@@ -101,6 +103,7 @@ def ingest(
             loaded = loaded or open_model(
                 console,
                 model,
+                adapter=adapter,
                 device=device,
                 dtype=dtype,
                 group_size=group_size,
@@ -108,6 +111,7 @@ def ingest(
                 offline=offline,
             )
             opened = _open(file, loaded, console, options, force)
+            warn_of_length(console, loaded, opened.document.name, len(opened.text.ids))
         except Exception as error:
             failure = explain(error)
             if len(files) == 1 or not failure.expected or not _concerns_file(error):

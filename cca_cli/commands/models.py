@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cca_cli.console import Console
 from cca_cli.formatting import format_bytes
-from cca_cli.model_loading import DEFAULT_MODEL
-from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, OfflineOpt, QuietOpt, VerboseOpt
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL
+from cca_cli.options import (
+    AdapterOpt,
+    DebugOpt,
+    JsonlOpt,
+    JsonOpt,
+    OfflineOpt,
+    QuietOpt,
+    VerboseOpt,
+)
 from cca_cli.paths import models_dir
+
+if TYPE_CHECKING:
+    from cca_models.adapters import Adapter
 
 app = typer.Typer(
     help="Obtain, list and remove models.",
@@ -83,6 +94,7 @@ def ls(
             "bytes": _size(checkpoint.path),
             "trained_tokens": checkpoint.trained_tokens,
             "adapted": checkpoint.adapted,
+            "adapter": checkpoint.adapter.name if checkpoint.adapter else None,
             "path": str(checkpoint.path),
         }
         for checkpoint in list_checkpoints()
@@ -90,7 +102,64 @@ def ls(
     if not rows and console.human:
         console.note("no models here yet; cca models pull obtains the default one")
         return
-    console.listing("models", rows, ("name", "bytes", "trained_tokens", "path"))
+    console.listing("models", rows, ("name", "bytes", "trained_tokens", "adapter", "path"))
+
+
+@app.command("show")
+def show(
+    ctx: typer.Context,
+    name: NameArg = DEFAULT_MODEL,
+    adapter: AdapterOpt = DEFAULT_ADAPTER,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Show a model and its adapter: which one is applied, and what it was trained for.
+
+    \b
+    Examples:
+      cca models show
+      cca models show ./llama --adapter ./my-adapter --json
+    """
+    console = Console.of(ctx)
+    from cca_models.checkpoints import resolve_checkpoint
+
+    # Asking about a model must not start a download.
+    checkpoint = resolve_checkpoint(name, adapter=adapter, offline=True)
+    facts: dict[str, Any] = {
+        "name": checkpoint.name,
+        "path": str(checkpoint.path),
+        "bytes": _size(checkpoint.path),
+        "trained_tokens": checkpoint.trained_tokens,
+        "group_size": checkpoint.cca.group_size,
+        "window": checkpoint.cca.window,
+        "adapter": _adapter_facts(checkpoint.adapter) if checkpoint.adapter else None,
+    }
+    if not console.human:
+        console.json(facts)
+        return
+    own = facts.pop("adapter")
+    facts["bytes"] = format_bytes(facts["bytes"])
+    facts["adapter"] = own.pop("name") if own else "none"
+    facts |= {f"adapter {key}": value for key, value in (own or {}).items() if value is not None}
+    for key, value in facts.items():
+        console.result(f"{key.replace('_', ' ')}\t{value}")
+
+
+def _adapter_facts(adapter: Adapter) -> dict[str, Any]:
+    """Tell what an adapter is; None stands where a plain PEFT adapter does not say."""
+    settings = adapter.settings
+    return {
+        "name": adapter.name,
+        "path": str(adapter.path),
+        "digest": adapter.digest,
+        "rank": adapter.lora.rank,
+        "trained_tokens": settings.rope.trained_tokens if settings else None,
+        "max_tokens": settings.rope.max_tokens if settings else None,
+        "rope": settings.rope.rule if settings else None,
+        "rope_theta": settings.rope.theta if settings else None,
+    }
 
 
 @app.command("path")

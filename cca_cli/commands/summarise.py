@@ -10,8 +10,9 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.formatting import format_duration
-from cca_cli.model_loading import DEFAULT_MODEL, model_json, open_model
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, model_json, open_model
 from cca_cli.options import (
+    AdapterOpt,
     DebugOpt,
     DeviceOpt,
     DtypeOpt,
@@ -45,6 +46,7 @@ def summarise(
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
     model: ModelOpt = DEFAULT_MODEL,
+    adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
     dtype: DtypeOpt = "auto",
     offline: OfflineOpt = False,
@@ -77,7 +79,9 @@ def summarise(
     )
     options.check(document)
     text = open_text(document, console=console, options=options)
-    loaded = open_model(console, model, device=device, dtype=dtype, offline=offline)
+    loaded = open_model(
+        console, model, adapter=adapter, device=device, dtype=dtype, offline=offline
+    )
     # torch is loaded by now.
     from cca_models.reading import Summariser
 

@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cca_models.adapters import Adapter, read_adapter, shipped_adapter
 from cca_models.checkpoint_files import check_weights, read_config
+from cca_models.config import CCAConfig
 from cca_models.default_model import DEFAULT_MODEL, pull_default_model
 from cca_models.errors import CheckpointError, ModelError
 from cca_models.fingerprints import file_sha256
 from cca_models.model_store import building, size_of, stored
+from cca_models.paths import models_dir
 from cca_models.progress import Progress
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,22 +33,35 @@ class Checkpoint:
         name: What the user calls it.
         path: Directory with config.json, the weights in safetensors and the tokenizer's files.
         config: Content of config.json.
-        adapted: Whether an adapter that teaches it to read through core tokens is applied.
+        adapter: What teaches it to read through core tokens, merged when it is loaded; None to
+            take the weights as they are.
     """
 
     name: str
     path: Path
     config: Mapping[str, Any]
-    adapted: bool = False
+    adapter: Adapter | None = None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is applied."""
+        return self.adapter is not None
 
     @property
     def trained_tokens(self) -> int:
-        """The longest text the checkpoint was trained on, in tokens."""
+        """The longest text the checkpoint itself was trained on, in tokens."""
         return int(self.config["max_position_embeddings"])
 
     @property
+    def cca(self) -> CCAConfig:
+        """The group size and window that its adapter was trained with; else the defaults."""
+        if self.adapter is None or self.adapter.settings is None:
+            return CCAConfig()
+        return self.adapter.settings.cca
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256, hex, over configuration, tokenizer and weights.
+        """SHA-256, hex, over configuration, tokenizer, weights and adapter.
 
         The digests of the files are remembered, so only the first call reads the weights.
         """
@@ -54,18 +70,24 @@ class Checkpoint:
         parts = [
             [file.name, file.stat().st_size, file_sha256(file)] for file in files if file.is_file()
         ]
-        says = json.dumps([parts, self.adapted])
+        says = json.dumps([parts, self.adapter.digest if self.adapter else False])
         return hashlib.sha256(says.encode()).hexdigest()
 
 
 def resolve_checkpoint(
-    name: str, *, offline: bool = False, progress: Progress | None = None
+    name: str,
+    *,
+    adapter: str = "default",
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Return the checkpoint that `name` means, obtained first if need be.
 
     Args:
         name: The default model's name; or a directory; or a GGUF file, which is converted once;
             or the name of a checkpoint that `list_checkpoints` shows; or owner/name on the hub.
+        adapter: "default" for the one that ships with cca for the default model, and none for
+            other checkpoints; "none"; or the folder of a PEFT LoRA adapter.
         offline: Use no network. The environment variables CCA_OFFLINE and HF_HUB_OFFLINE set to
             1 mean the same.
         progress: Told about downloads and conversions.
@@ -73,10 +95,20 @@ def resolve_checkpoint(
     Raises:
         CheckpointError: If there is no such checkpoint, or it is damaged.
         UnsupportedModelError: If it is not a LLaMA.
+        AdapterError: If there is no such adapter, or it cannot be used.
         DownloadError: If it would have to be downloaded and cannot be.
         OSError: If a file cannot be read, or the disk is full.
     """
     offline = offline or _is_set("CCA_OFFLINE") or _is_set("HF_HUB_OFFLINE")
+    # A wrong folder is told before anything is downloaded.
+    chosen = read_adapter(Path(adapter)) if adapter not in ("default", "none") else None
+    checkpoint = _find(name, offline=offline, progress=progress)
+    return (
+        _with_shipped(checkpoint) if adapter == "default" else replace(checkpoint, adapter=chosen)
+    )
+
+
+def _find(name: str, *, offline: bool, progress: Progress | None) -> Checkpoint:
     if name == DEFAULT_MODEL:
         return _open_stored(pull_default_model(progress=progress, offline=offline), name)
     path = Path(name).expanduser()
@@ -98,13 +130,18 @@ def resolve_checkpoint(
 
 
 def list_checkpoints() -> list[Checkpoint]:
-    """Return the checkpoints that were downloaded or converted here; damaged ones are left out."""
+    """Return the checkpoints that were downloaded or converted here; damaged ones are left out.
+
+    Raises:
+        AdapterError: If the adapter that ships with cca is damaged.
+    """
     found = []
     for path in stored():
         try:
-            found.append(_open(path, _shown_name(path)))
+            checkpoint = _open(path, _shown_name(path))
         except ModelError:
             continue
+        found.append(_with_shipped(checkpoint))
     return found
 
 
@@ -138,6 +175,16 @@ def _open(path: Path, name: str) -> Checkpoint:
             ".save_pretrained(...)",
         )
     return Checkpoint(name=name, path=path, config=config)
+
+
+def _with_shipped(checkpoint: Checkpoint) -> Checkpoint:
+    """Apply the adapter that ships with cca to the checkpoint that it was made for."""
+    # The name alone may be anybody's; asking for models_dir makes it.
+    if checkpoint.path.name != DEFAULT_MODEL:
+        return checkpoint
+    if checkpoint.path.resolve() != (models_dir() / DEFAULT_MODEL).resolve():
+        return checkpoint
+    return replace(checkpoint, adapter=shipped_adapter(DEFAULT_MODEL))
 
 
 def _open_stored(path: Path, name: str) -> Checkpoint:

@@ -73,6 +73,11 @@ class Decoder:
         return sum(t.numel() for layer in self._layers for t in layer.values())
 
     @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The checkpoint's tensors by their names; views, where some were merged into one."""
+        return self._weights
+
+    @property
     def chunk(self) -> int:
         """Tokens to read at a time."""
         return CHUNK

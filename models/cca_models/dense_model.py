@@ -2,10 +2,22 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from cca_models.engine import LanguageModel
+
+
+def dense_model_of(model: "LanguageModel") -> Any:
+    """Build transformers' model around a loaded model's tensors, an adapter's merge included.
+
+    Its positions are those of the adapter's fixed base; without one they are the checkpoint's own,
+    unstretched. Angles are transformers' own, in float32.
+    """
+    return dense_model(model.rope.dense_config(model.checkpoint.config), model.decoder.weights)
 
 
 def dense_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from cca_kernels.devices import on_device
+from cca_models.adapters.base_weights import check_base
+from cca_models.adapters.merging import Merger
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
 from cca_models.decoder import CHUNK, Decoder, make_decoder
 from cca_models.generation import Generation, one_by_one
 from cca_models.layer_memory import Probe
 from cca_models.memory import Memory
-from cca_models.rope import MAX_STRETCH, Rotary, stretch_factor, stretched_frequencies
+from cca_models.rope import RopeRule, Rotary, rope_rule
 from cca_models.tokenizer import Tokenizer, load_tokenizer
 from cca_models.weights import choose_device, choose_dtype, load_weights
-
-# Part of the fingerprint: another rule makes other keys, so old memories must miss.
-ROPE_RULE = "larger-base-1"
 
 
 class LanguageModel:
@@ -31,6 +30,7 @@ class LanguageModel:
         tokenizer: Its tokenizer.
         cca: Group size and window.
         decoder: Its layers.
+        rope: The rule that gives memories their positions.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.cca = cca
+        self.rope: RopeRule = rope_rule(checkpoint)
 
     @property
     def device(self) -> torch.device:
@@ -53,42 +54,50 @@ class LanguageModel:
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens that a memory may hold: the trained length at the longest stretch."""
-        return self.checkpoint.trained_tokens * MAX_STRETCH
+        """Most tokens that a memory may hold: what the positions reach."""
+        return self.rope.max_tokens
+
+    @property
+    def adapted_tokens(self) -> int | None:
+        """The longest text that the adapter was trained on; None where nobody says."""
+        adapter = self.checkpoint.adapter
+        return adapter.settings.rope.trained_tokens if adapter and adapter.settings else None
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that shapes a memory: checkpoint, settings, rotary rule, dtype."""
+        """Digest of all that shapes a memory: checkpoint, adapter, settings, positions, dtype."""
         facts = {
             "checkpoint": self.checkpoint.fingerprint,
             "dtype": str(self.dtype),
             "group_size": self.cca.group_size,
-            "rope_rule": ROPE_RULE,
             "window": self.cca.window,
+            **self.rope.facts,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def new_memory(self, capacity: int) -> Memory:
+    def new_memory(self, capacity: int, *, room: int | None = None) -> Memory:
         """Make an empty memory.
 
         Args:
             capacity: Tokens that it must be able to hold, document, question and answer together.
-                It decides the stretch of the positions, so equal capacities read alike.
+                Where the checkpoint's own positions are stretched it decides how far, so equal
+                capacities read alike.
+            room: Tokens that there is room for at once, if that differs; it grows beyond.
 
         Raises:
-            ContextTooLongError: If the checkpoint cannot be stretched that far.
+            ContextTooLongError: If the positions do not reach that far.
         """
-        trained = self.checkpoint.trained_tokens
-        stretch = stretch_factor(capacity, trained)
+        room = capacity if room is None else room
         layers = [
-            self.decoder.new_layer_memory(self.cca, capacity=capacity)
+            self.decoder.new_layer_memory(self.cca, capacity=room)
             for _ in range(self.decoder.num_layers)
         ]
         return Memory(
             layers,
-            rotary=Rotary(stretched_frequencies(self.checkpoint.config, stretch)),
-            stretch=stretch,
-            capacity=stretch * trained,
+            rotary=Rotary(self.rope.frequencies(capacity)),
+            stretch=self.rope.stretch(capacity),
+            capacity=self.rope.capacity(capacity),
+            room=room,
             model_fingerprint=self.fingerprint,
         )
 
@@ -182,6 +191,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        opening: Callable[[Tensor], Tensor] | None = None,
     ) -> Generation:
         """Read a prompt and write on from it; iterate over the result for pieces of text.
 
@@ -195,6 +205,7 @@ class LanguageModel:
                 where negative; the prompt's tokens are left alone.
             seed: Seed of the sampling: equal seeds write equal texts.
             stop: Texts that end the answer; they are not part of it.
+            opening: Given the first token's logits, [V], gives those that it is chosen by.
 
         Raises:
             ContextTooLongError: If prompt and answer do not fit.
@@ -205,7 +216,7 @@ class LanguageModel:
             self, memory, ids, max_new_tokens=max_new_tokens, temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop,
-            likeliest=self.likeliest,
+            likeliest=self.likeliest, opening=opening,
         )  # fmt: skip
 
     def flops(self, tokens: int, *, start: int = 0) -> float:
@@ -266,18 +277,25 @@ def load_model(
     """Load a checkpoint.
 
     Args:
-        checkpoint: From resolve_checkpoint.
-        cca: Group size and window; the defaults if None.
+        checkpoint: From resolve_checkpoint; its adapter, if there is one, is merged.
+        cca: Group size and window; those that the adapter was trained with, or the defaults, if
+            None.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "bf16", "fp16" or "fp32".
 
     Raises:
         CheckpointError: If the weights are damaged or do not fit the config.
         UnsupportedModelError: If the architecture is not LLaMA's.
+        AdapterError: If the adapter is damaged, or made for other weights.
         ModelError: If device or dtype cannot be used.
     """
     where = choose_device(device)
-    weights = load_weights(checkpoint.path, device=where, dtype=choose_dtype(dtype, where))
+    as_dtype = choose_dtype(dtype, where)
+    merger = None
+    if checkpoint.adapter is not None:
+        check_base(checkpoint.adapter, checkpoint.path)
+        merger = Merger(checkpoint.adapter, checkpoint.config, device=where)
+    weights = load_weights(checkpoint.path, device=where, dtype=as_dtype, merger=merger)
     decoder = make_decoder(checkpoint.config, weights)
     tokenizer = load_tokenizer(checkpoint.path)
-    return LanguageModel(checkpoint, tokenizer, decoder, cca=cca or CCAConfig())
+    return LanguageModel(checkpoint, tokenizer, decoder, cca=cca or checkpoint.cca)

@@ -3,8 +3,10 @@
 ModelError
 ├── CheckpointError          missing, damaged or not loadable
 │   └── UnsupportedModelError    readable, but not a LLaMA-family architecture
+├── AdapterError             an adapter is missing, damaged or made for another checkpoint
 ├── DownloadError            the default model could not be obtained
 ├── ContextTooLongError      more tokens than the checkpoint can be stretched to
+├── EvaluationError          data that a task cannot use (evaluation.types)
 └── MemoryFileError          a saved memory is damaged or belongs to other settings
 """
 
@@ -26,6 +28,10 @@ class CheckpointError(ModelError):
 
 class UnsupportedModelError(CheckpointError):
     """A checkpoint is readable but its architecture is not of the LLaMA family."""
+
+
+class AdapterError(ModelError):
+    """An adapter is missing, damaged, of an unknown kind or made for another checkpoint."""
 
 
 class DownloadError(ModelError):

@@ -41,6 +41,7 @@ class Generation:
         seed: int,
         stop: Sequence[str],
         likeliest: Likeliest | None = None,
+        opening: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if temperature < 0:
             raise ValueError(f"expected temperature >= 0, got {temperature}")
@@ -57,6 +58,7 @@ class Generation:
         self._penalty = repetition_penalty
         self._random = torch.Generator(device="cpu").manual_seed(seed)
         self._stop = [s for s in stop if s]
+        self._opening = opening
         # Choosing on the device pays only where nothing but the logits decides.
         plain = temperature == 0 and repetition_penalty == 1
         here = partial(one_by_one, model, self._choose)
@@ -99,6 +101,8 @@ class Generation:
     def _ids_written(self) -> Iterator[int]:
         """Write token ids until the model ends or the length is reached."""
         logits = self._model.prefill(self._memory, self._ids)
+        if self._opening is not None:
+            logits = self._opening(logits)
         for token, logprob in self._steps(self._memory, logits, self._max_new_tokens):
             self.logprobs.append(logprob)
             if token in self._model.tokenizer.eos_ids:

@@ -26,7 +26,8 @@ class Memory:
         layers: One memory a layer.
         rotary: The rotary positions of all its tokens.
         stretch: The stretch factor behind `rotary`.
-        capacity: Tokens that it may hold under this stretch.
+        capacity: Tokens that it may hold with these positions.
+        room: Tokens that it was made with room for; it grows beyond.
         model_fingerprint: What made it; a memory is of no use to anything else.
     """
 
@@ -37,12 +38,14 @@ class Memory:
         rotary: Rotary,
         stretch: int,
         capacity: int,
+        room: int,
         model_fingerprint: str,
     ) -> None:
         self.layers = list(layers)
         self.rotary = rotary
         self.stretch = stretch
         self.capacity = capacity
+        self.room = room
         self.model_fingerprint = model_fingerprint
 
     @property
@@ -75,6 +78,7 @@ class Memory:
             rotary=self.rotary,
             stretch=self.stretch,
             capacity=self.capacity,
+            room=self.room,
             model_fingerprint=self.model_fingerprint,
         )
 
@@ -100,6 +104,7 @@ class Memory:
             "seen": self.seen,
             "stretch": self.stretch,
             "capacity": self.capacity,
+            "room": self.room,
             "model": self.model_fingerprint,
         }
         try:
@@ -126,9 +131,11 @@ class Memory:
             if header["format"] != FORMAT or header["model"] != model.fingerprint:
                 raise MemoryFileError(f"{path.name} was made with another model or other settings")
             seen, capacity = int(header["seen"]), int(header["capacity"])
+            # Earlier releases did not write it down.
+            room = int(header.get("room", capacity))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise MemoryFileError(f"{path.name} cannot be read: {error}") from error
-        memory = model.new_memory(capacity)
+        memory = model.new_memory(capacity, room=room)
         if seen == 0:
             return memory
         for i, layer in enumerate(memory.layers):

@@ -1,24 +1,34 @@
-"""Rotary positions: the checkpoint's own frequencies, and how they stretch past the trained length.
+"""Rotary positions: the rules that give a memory its frequencies, and the tables made from them.
 
-Whatever the model's dtype, angles are computed in float32 within the trained length, step by step
-as transformers does, so that the logits agree; stretched ones in float64. In bfloat16 a frequency
-is off by more than a turn at position 100,000.
+A checkpoint as published stretches its own frequencies with the document's length (LargerBase); an
+adapted one was trained with one base for all lengths (FixedBase), so that its memories can grow.
+
+Whatever the model's dtype, angles of the checkpoint's own frequencies are computed in float32, step
+by step as transformers does, so that the logits agree; all others in float64. In bfloat16 a
+frequency is off by more than a turn at position 100,000.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cca_models.errors import ContextTooLongError, UnsupportedModelError
 
+if TYPE_CHECKING:
+    from cca_models.checkpoints import Checkpoint
+
 # Longest stretch offered. docs/method.md has the perplexity by position that stands behind it.
 MAX_STRETCH = 64
 # The base grows by this power of the stretch: with 1, texts of 8 and 16 times the trained length
 # lose their last third; measured, in docs/method.md.
 _GROWTH = 1.2
+# Names of the rules, in adapters' settings and in fingerprints: a rule that changes needs another.
+LARGER_BASE = "larger-base-1"
+FIXED_BASE = "fixed-base"
 
 
 def stretch_factor(tokens: int, trained: int) -> int:
@@ -29,11 +39,14 @@ def stretch_factor(tokens: int, trained: int) -> int:
     """
     factor = max(1, -(-tokens // trained))
     if factor > MAX_STRETCH:
-        limit = MAX_STRETCH * trained
-        raise ContextTooLongError(
-            f"needs {tokens:,} tokens, the model reaches {limit:,} ({tokens - limit:,} over)"
-        )
+        raise _too_long(tokens, MAX_STRETCH * trained)
     return factor
+
+
+def _too_long(tokens: int, limit: int) -> ContextTooLongError:
+    return ContextTooLongError(
+        f"needs {tokens:,} tokens, the model reaches {limit:,} ({tokens - limit:,} over)"
+    )
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
@@ -93,8 +106,136 @@ def stretched_frequencies(config: Mapping[str, Any], factor: int) -> Tensor:
     return freq.double() * float(factor) ** (-_GROWTH * pair / slowest)
 
 
+class RopeRule(Protocol):
+    """How positions are chosen for a memory that must hold so many tokens."""
+
+    @property
+    def facts(self) -> Mapping[str, str | float]:
+        """What makes other keys where it differs; part of fingerprints."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a memory may hold."""
+
+    def stretch(self, tokens: int) -> int:
+        """Choose the stretch; 1 for none.
+
+        Raises:
+            ContextTooLongError: If the tokens need more than the rule can reach.
+        """
+
+    def capacity(self, tokens: int) -> int:
+        """Give the tokens that a memory made for so many may hold in the end.
+
+        Raises:
+            ContextTooLongError: If the tokens need more than the rule can reach.
+        """
+
+    def frequencies(self, tokens: int) -> Tensor:
+        """Give the inverse frequencies, [D / 2]; angles are computed in their dtype.
+
+        Raises:
+            ContextTooLongError: If the tokens need more than the rule can reach.
+        """
+
+    def dense_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the config with which transformers' own model has these positions, unstretched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargerBase:
+    """The checkpoint's own frequencies, their base larger the longer the document is.
+
+    Attributes:
+        config: The checkpoint's config.json.
+    """
+
+    config: Mapping[str, Any]
+
+    @property
+    def facts(self) -> Mapping[str, str | float]:
+        """What makes other keys where it differs: old memories must miss."""
+        return {"rope_rule": LARGER_BASE}
+
+    @property
+    def max_tokens(self) -> int:
+        """The trained length at the longest stretch."""
+        return self._trained * MAX_STRETCH
+
+    @property
+    def _trained(self) -> int:
+        return int(self.config["max_position_embeddings"])
+
+    def stretch(self, tokens: int) -> int:
+        """Choose the stretch, see stretch_factor."""
+        return stretch_factor(tokens, self._trained)
+
+    def capacity(self, tokens: int) -> int:
+        """Give what the stretch reaches."""
+        return self.stretch(tokens) * self._trained
+
+    def frequencies(self, tokens: int) -> Tensor:
+        """Give the inverse frequencies, see stretched_frequencies."""
+        return stretched_frequencies(self.config, self.stretch(tokens))
+
+    def dense_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the checkpoint's own: dense attention is compared with as it was published."""
+        return dict(config)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedBase:
+    """One base for all lengths, the one that an adapter was trained with.
+
+    Attributes:
+        theta: The base.
+        dims: Head dim, D.
+        max_tokens: Most tokens that a memory may hold.
+    """
+
+    theta: float
+    dims: int
+    max_tokens: int
+
+    @property
+    def facts(self) -> Mapping[str, str | float]:
+        """What makes other keys where it differs; the most tokens do not."""
+        return {"rope_rule": FIXED_BASE, "rope_theta": self.theta}
+
+    def stretch(self, tokens: int) -> int:
+        """Give 1: nothing depends on the length."""
+        if tokens > self.max_tokens:
+            raise _too_long(tokens, self.max_tokens)
+        return 1
+
+    def capacity(self, tokens: int) -> int:
+        """Give the most tokens: a memory may grow up to there."""
+        return self.stretch(tokens) * self.max_tokens
+
+    def frequencies(self, tokens: int) -> Tensor:
+        """Give theta ** (-2 i / D), float64 [D / 2]."""
+        self.stretch(tokens)
+        pair = torch.arange(0, self.dims, 2, dtype=torch.float64)
+        return float(self.theta) ** (-pair / self.dims)
+
+    def dense_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the base into a copy of the config, in every place where transformers looks."""
+        plain = {"rope_type": "default", "rope_theta": self.theta}
+        changes = {"rope_theta": self.theta, "rope_scaling": None, "rope_parameters": plain}
+        return {**config, **changes, "max_position_embeddings": self.max_tokens}
+
+
+def rope_rule(checkpoint: "Checkpoint") -> RopeRule:
+    """Give the rule of a checkpoint: its adapter's, or the stretch of the checkpoint's own."""
+    settings = checkpoint.adapter.settings if checkpoint.adapter else None
+    if settings is None or settings.rope.rule == LARGER_BASE:
+        return LargerBase(checkpoint.config)
+    rope = settings.rope
+    return FixedBase(theta=rope.theta, dims=head_dim(checkpoint.config), max_tokens=rope.max_tokens)
+
+
 class Rotary:
-    """Cosines and sines of positions for one stretch.
+    """Cosines and sines of positions for one memory.
 
     Args:
         frequencies: Inverse frequencies, [D / 2]; angles are computed in their dtype.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cca_kernels.devices import on_device
+from cca_models.adapters.merging import Merger
 from cca_models.checkpoint_files import weight_files
 from cca_models.errors import CheckpointError, ModelError
 
@@ -57,11 +58,20 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def load_weights(
+    path: Path, *, device: torch.device, dtype: torch.dtype, merger: Merger | None = None
+) -> dict[str, Tensor]:
     """Load a checkpoint's tensors; on the CPU in its own dtype they are mapped, not copied.
+
+    Args:
+        path: The checkpoint's directory.
+        device: Where to.
+        dtype: What they are cast to in the end.
+        merger: Merges an adapter on the way.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
+        AdapterError: If the adapter does not fit.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -71,11 +81,16 @@ def load_weights(path: Path, *, device: torch.device, dtype: torch.dtype) -> dic
         try:
             with safe_open(file, framework="pt", device=str(device)) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    weights[name] = tensors.get_tensor(name).to(dtype)
+                    tensor = tensors.get_tensor(name)
+                    if merger is not None:
+                        tensor = merger.merge(name, tensor)
+                    weights[name] = tensor.to(dtype)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} cannot be read: {error}", hint="cca models pull fetches it anew"
             ) from error
+    if merger is not None:
+        merger.finish()
     return weights
 
 
