@@ -10,8 +10,10 @@ scoring), from `model.config.cca`, a mapping with the fields of CCAConfig; the d
 Nothing of transformers is patched: `register` adds one attention and one mask function by name.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
     from cca_models.cache import CCACacheLayer
 
 NAME = "cca"
+
+
+class Observer(Protocol):
+    """Looks at a layer's attention during a forward without a cache; changes nothing."""
+
+    def see(self, layer: int, q: Tensor, core_k: Tensor, *, scale: float) -> None:
+        """Take rotated queries [B, H, L, D] and the core tokens' keys [B, KV, M, D]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +117,13 @@ def cca_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    observer: Observer | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers asks: query [B, H, L, D] in, output [B, L, H, D] out.
+
+    An `observer` given to the model's forward, where it runs without a cache, sees every layer's
+    queries and core tokens.
 
     Raises:
         ValueError: If the cache is not a CCACache, the mask is a 4D one, or dropout is asked for.
@@ -137,6 +151,7 @@ def cca_attention(
         o = attend_afresh(
             query, key, value,
             config=settings_of(module.config), padding=attention_mask, scale=scale,
+            watch=None if observer is None else partial(observer.see, cast(int, module.layer_idx)),
         )  # fmt: skip
     return o.transpose(1, 2), None
 
@@ -149,11 +164,15 @@ def attend_afresh(
     config: CCAConfig,
     padding: Padding | None,
     scale: float,
+    watch: Callable[..., None] | None = None,
 ) -> Tensor:
-    """Attend over whole sequences without a cache; differentiable. Shapes [B, H | KV, L, D]."""
+    """Attend over whole sequences without a cache; differentiable. Shapes [B, H | KV, L, D].
+
+    Rows without padding at the left can be watched: see Observer.
+    """
     if padding is None or not any(padding.left):
         # Tokens behind a row's end disturb nobody before them: causality keeps them apart.
-        return _attend_rows(q, k, v, config=config, scale=scale)
+        return _attend_rows(q, k, v, config=config, scale=scale, watch=watch)
     L = q.shape[2]
     rows = []
     for row, left in enumerate(padding.left):
@@ -165,7 +184,15 @@ def attend_afresh(
     return torch.cat(rows)
 
 
-def _attend_rows(q: Tensor, k: Tensor, v: Tensor, *, config: CCAConfig, scale: float) -> Tensor:
+def _attend_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    config: CCAConfig,
+    scale: float,
+    watch: Callable[..., None] | None = None,
+) -> Tensor:
     """Attend over rows that all begin at position 0."""
     G, L = config.group_size, q.shape[2]
     M = config.visible_cores(L - 1)
@@ -176,6 +203,8 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, *, config: CCAConfig, scale: f
         )
     else:
         core_k, core_v = k[:, :, :0], v[:, :, :0]
+    if watch is not None:
+        watch(q, core_k, scale=scale)
     o, _ = attend(
         q, k, v, core_k, core_v,
         position=0, group_size=G, window=config.window, scale=scale,

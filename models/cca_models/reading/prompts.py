@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 ANSWER_SYSTEM = "You answer questions about a text. Answer briefly, with words from the text."
 SUMMARY_SYSTEM = "You summarise texts briefly and faithfully."
+# What stands between a document and the question asked about it.
+QUESTION = "\n\nQuestion:"
+# And behind the question, where the answer begins.
+ANSWER = "Answer:"
 _MARK = "\x00"
 
 
@@ -36,9 +40,9 @@ def question_suffix(tokenizer: "Tokenizer", question: str) -> list[int]:
     """
     _, after = _around(tokenizer, ANSWER_SYSTEM, _MARK)
     return [
-        *tokenizer.encode(f"\n\nQuestion: {question}"),
+        *tokenizer.encode(f"{QUESTION} {question}"),
         *tokenizer.encode_prompt(after),
-        *tokenizer.encode("Answer:"),
+        *tokenizer.encode(ANSWER),
     ]
 
 

@@ -1,0 +1,187 @@
+"""What `cca adapt` does: prepare the data, check it, train, pack the adapter, say how it went."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cca_cli.console import Console
+from cca_cli.errors import UsageError
+from cca_cli.extras import expect_packages
+from cca_cli.formatting import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from cca_models.adaptation.trainer import Step
+
+__all__ = ["AdaptRequest", "run_adapt"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptRequest:
+    """The options of `cca adapt`, under their names; seconds for stop_after."""
+
+    data: Path
+    out: Path
+    model: str
+    steps: int
+    tokens: int
+    longest: int
+    batches: int
+    learning_rate: float
+    ratio: float
+    rank: int
+    group_size: int
+    window: int
+    theta: float
+    locate: str
+    pointing: float
+    attention: str
+    without: tuple[str, ...]
+    from_adapter: Path | None
+    seed: int
+    stop_after: float | None
+    checkpoint_every: int
+    recompute_from: int | None
+    compile_layers: bool
+    eval_data: Path | None
+    workers: int
+    offline: bool
+
+
+def run_adapt(console: Console, request: AdaptRequest) -> None:
+    """Adapt a checkpoint as asked.
+
+    Raises:
+        UsageError: If options contradict each other.
+        ModelError: If the checkpoint or the data cannot be used.
+        ResourceError: If a package that training needs is missing.
+    """
+    expect_packages("adapting", ("peft", "accelerate"), extra="adapt")
+    from cca_models.adaptation.corpus import prepare
+    from cca_models.adaptation.recipe import Recipe
+    from cca_models.adaptation.trainer import Training, train
+    from cca_models.checkpoints import resolve_checkpoint
+    from cca_models.config import CCAConfig
+    from cca_models.paths import cache_dir
+
+    with console.progress(request.model) as progress:
+        checkpoint = resolve_checkpoint(
+            request.model, adapter="none", offline=request.offline, progress=progress
+        )
+    heads = _heads(request.locate, checkpoint.config)
+    if request.window < request.group_size:
+        raise UsageError(
+            f"--window {request.window} is smaller than --group-size {request.group_size}",
+            hint=f"--window {request.group_size} at least",
+        )
+    if request.eval_data is not None:
+        _check_apart(console, request.data, request.eval_data)
+    main = int(os.environ.get("RANK", "0")) == 0
+    corpus = prepare(
+        request.data, checkpoint.path, cache_dir() / "corpora",
+        on_source=(lambda name: console.detail(f"preparing {name}")) if main else None,
+    )  # fmt: skip
+    recipe = Recipe(
+        tokens=request.tokens, longest=request.longest, seed=request.seed, without=request.without
+    )
+    training = Training(
+        steps=request.steps, batches=request.batches, attention=request.attention,
+        cca=CCAConfig(group_size=request.group_size, window=request.window),
+        theta=request.theta, rank=request.rank, alpha=float(request.rank),
+        learning_rate=request.learning_rate,
+        ratio=request.ratio, heads=heads, pointing=request.pointing,
+        recompute_from=request.recompute_from, compile=request.compile_layers,
+        checkpoint_every=request.checkpoint_every, seed=request.seed,
+    )  # fmt: skip
+    last: list[Step] = []
+
+    def tell(step: Step) -> None:
+        last[:] = [step]
+        console.note(_line(step, request.steps))
+
+    finished = train(
+        checkpoint, corpus, recipe, training, request.out,
+        begin_from=_weights(request.from_adapter), stop_after=request.stop_after, on_step=tell,
+        workers=request.workers,
+    )  # fmt: skip
+    if main:
+        _report(console, request.out, last[-1] if last else None, finished=finished)
+
+
+def _report(console: Console, out: Path, step: Step | None, *, finished: bool) -> None:
+    adapter = out / "adapter"
+    size = (adapter / "adapter_model.safetensors").stat().st_size
+    if not console.human:
+        facts: dict[str, Any] = {"adapter": str(adapter), "finished": finished, "bytes": size}
+        if step is not None:
+            facts |= {"steps": step.number, "tokens": step.tokens, "losses": dict(step.losses)}
+        console.json(facts)
+        return
+    how = "adapted" if finished else "paused; the same command goes on"
+    console.result(f"{how}: {adapter} ({format_bytes(size)})")
+    if finished:
+        console.note(f'cca ask FILE "question" --adapter {adapter}')
+
+
+def _line(step: Step, steps: int) -> str:
+    names = {"questions": "answers", "few": "passages", "pointed": "located"}
+    losses = "  ".join(
+        f"{names.get(name, name)} {value:.3f}"
+        for name, value in step.losses.items()
+        if name not in ("gradient", "rate")
+    )
+    return (
+        f"step {step.number}/{steps}  {step.tokens / 1e6:.1f}M tokens  {losses}  "
+        f"{step.tokens_per_second / 1e3:.0f}k tokens/s  {format_duration(step.seconds)}"
+    )
+
+
+def _heads(text: str, config: Any) -> tuple[tuple[int, int], ...]:
+    """Read "15.6,18.8"."""
+    if text.strip().lower() in ("", "none"):
+        return ()
+    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+    found = []
+    for part in text.split(","):
+        try:
+            layer, head = (int(number) for number in part.strip().split("."))
+        except ValueError:
+            raise UsageError(
+                f"--locate {part.strip()!r} is no layer and head", hint="15.6,18.8 or none"
+            ) from None
+        if not (0 <= layer < layers and 0 <= head < heads):
+            raise UsageError(
+                f"--locate {part.strip()}: the model has layers 0-{layers - 1} and heads "
+                f"0-{heads - 1}",
+                hint="--locate none trains none",
+            )
+        found.append((layer, head))
+    return tuple(found)
+
+
+def _weights(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise UsageError(f"--from {folder}: no adapter is there", hint=f"{file.name} is expected")
+    return {name: tensor.float() for name, tensor in load_file(file).items()}
+
+
+def _check_apart(console: Console, data: Path, evaluation: Path) -> None:
+    """Stop if the training data holds text of the evaluation data."""
+    from cca_models.adaptation.overlap import find_overlap
+
+    found = find_overlap(data, evaluation, on_file=lambda name: console.detail(f"checking {name}"))
+    if found:
+        worst = max(found, key=lambda o: o.share)
+        raise UsageError(
+            f"{len(found)} training records hold evaluation text; {worst.record} of "
+            f"{worst.source} holds {worst.share:.0%} of {worst.evaluation}",
+            hint="--without SOURCE leaves a source out",
+        )
+    console.note("no evaluation text in the training data (word 13-grams)")

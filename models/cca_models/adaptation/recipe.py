@@ -1,0 +1,236 @@
+"""The recipe: rows of which kinds and lengths, how many tokens a step, drawn how.
+
+Which rows a step holds follows from the seed, the step and the process alone. So a training that
+was broken off goes on exactly, and nothing has to be remembered of the data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cca_models.adaptation.corpus import Corpus
+from cca_models.adaptation.rows import Arranger, Row
+from cca_models.adaptation.sources import SOURCES
+from cca_models.adaptation.wording import Wording
+
+RowKind = Literal["text", "questions", "few", "summary"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portion:
+    """Rows of one length.
+
+    Attributes:
+        length: Tokens a row.
+        share: Of all tokens, relative to the other portions.
+        kinds: Share of each kind of row.
+    """
+
+    length: int
+    share: float
+    kinds: Mapping[RowKind, float]
+
+
+PORTIONS: tuple[Portion, ...] = (
+    Portion(length=1024, share=0.14, kinds={"few": 0.85, "summary": 0.15}),
+    Portion(length=2048, share=0.10, kinds={"questions": 1.0}),
+    Portion(length=4096, share=0.22, kinds={"questions": 0.8, "summary": 0.15, "text": 0.05}),
+    Portion(length=8192, share=0.24, kinds={"questions": 0.7, "summary": 0.1, "text": 0.2}),
+    Portion(length=16384, share=0.12, kinds={"questions": 0.6, "summary": 0.1, "text": 0.3}),
+    Portion(length=32768, share=0.10, kinds={"questions": 0.5, "text": 0.5}),
+    Portion(length=131072, share=0.08, kinds={"questions": 0.4, "text": 0.6}),
+)
+# Questions made by rule; the other shares stand with their sources.
+_MADE = {"blanks": 2.0, "facts": 0.6}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What a training draws.
+
+    Attributes:
+        tokens: Of one batch on one device. A longer row is a batch of its own.
+        longest: Rows longer than it are not drawn.
+        seed: Equal seeds draw equal batches.
+        portions: Rows by length.
+        without: Names of sources to leave out.
+    """
+
+    tokens: int = 32768
+    longest: int = 131072
+    seed: int = 0
+    portions: Sequence[Portion] = PORTIONS
+    without: Sequence[str] = ()
+
+    def fitting(self) -> list[Portion]:
+        """Give the portions whose rows are not too long.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        found = [p for p in self.portions if p.length <= self.longest]
+        if not found:
+            shortest = min(p.length for p in self.portions)
+            raise ValueError(f"expected rows of {shortest} tokens at least, got {self.longest}")
+        return found
+
+    def rows(self, length: int) -> int:
+        """Give the rows of one batch."""
+        return max(1, self.tokens // length)
+
+    def chances(self) -> list[float]:
+        """Give how likely a batch is of each portion: shares are of tokens, batches differ."""
+        weights = [p.share / (self.rows(p.length) * p.length) for p in self.fitting()]
+        return [weight / sum(weights) for weight in weights]
+
+    def mean_tokens(self) -> float:
+        """Give the tokens of a batch, on average."""
+        sizes = [self.rows(p.length) * p.length for p in self.fitting()]
+        return sum(size * chance for size, chance in zip(sizes, self.chances(), strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        """Say what was drawn, for the model card and for comparing a resumed training."""
+        return {
+            **asdict(self),
+            "portions": [asdict(p) for p in self.portions],
+            "without": list(self.without),
+        }
+
+    def arranger(self, corpus: Corpus, wording: Wording) -> Arranger:
+        """Make what builds the rows."""
+        shares = {s.name: s.share for s in SOURCES if s.name not in self.without}
+        kinds = {s.name: s.kind for s in SOURCES}
+        asked = {n: share for n, share in shares.items() if kinds[n] == "questions"}
+        made = {n: share for n, share in _MADE.items() if n not in self.without}
+        return Arranger(
+            corpus,
+            wording,
+            shares={**asked, **made},
+            text_shares={n: share for n, share in shares.items() if kinds[n] == "text"},
+            summary_shares={n: share for n, share in shares.items() if kinds[n] == "summaries"},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one length and kind.
+
+    Attributes:
+        kind: Of the rows.
+        ids: Tokens, [B, L]; rows are filled up at the right.
+        taught: Places of the tokens to be foretold in the flattened ids, [N].
+        weights: What each of them counts, [N]; 1 on average.
+        looks: Row, first token, one past the last of each question with a known place, [Q, 3].
+        gold: Question (row of `looks`), first token, one past the last, [K, 3].
+    """
+
+    kind: RowKind
+    ids: Tensor
+    taught: Tensor
+    weights: Tensor
+    looks: Tensor
+    gold: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Bring it to a device."""
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            taught=self.taught.to(device),
+            weights=self.weights.to(device),
+        )
+
+
+class Batches(Dataset[Batch]):
+    """Batch number `index` of all devices' batches counted together.
+
+    Batches that belong together have rows of one length on all devices, so that none waits.
+
+    Args:
+        corpus: Tokens.
+        wording: Around them.
+        recipe: Shares.
+        devices: How many batches make a step.
+        count: Batches in all.
+        pad: Token that fills rows up.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        wording: Wording,
+        recipe: Recipe,
+        *,
+        devices: int,
+        count: int,
+        pad: int = 0,
+    ) -> None:
+        self._arranger = recipe.arranger(corpus, wording)
+        self._recipe, self._devices, self._count, self._pad = recipe, devices, count, pad
+        self._portions, self._chances = recipe.fitting(), recipe.chances()
+        self._summaries = len(corpus.arrays["documents"]) > 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Batch:
+        together = default_rng((self._recipe.seed, index // self._devices, 0))
+        portion = self._portions[int(together.choice(len(self._chances), p=self._chances))]
+        length = portion.length
+        # The last number tells this stream from the one above.
+        rng = default_rng((self._recipe.seed, index, 1))
+        kinds = [k for k in portion.kinds if k != "summary" or self._summaries]
+        share = np.asarray([portion.kinds[k] for k in kinds])
+        kind = kinds[int(rng.choice(len(kinds), p=share / share.sum()))]
+        build = getattr(self._arranger, kind)
+        rows = [build(rng, length) for _ in range(self._recipe.rows(length))]
+        return collate(kind, rows, length, pad=self._pad)
+
+
+def collate(kind: RowKind, rows: Sequence[Row], length: int, *, pad: int) -> Batch:
+    """Put rows into one batch."""
+    ids = np.full((len(rows), length), pad, np.int64)
+    taught: list[Any] = []
+    weights: list[Any] = []
+    looks: list[tuple[int, int, int]] = []
+    gold: list[tuple[int, int, int]] = []
+    for number, row in enumerate(rows):
+        flat = np.concatenate(row.ids)[:length]
+        ids[number, : len(flat)] = flat
+        for start, end in row.taught:
+            # The first token of a row is foretold by nothing.
+            places = np.arange(max(1, start), min(end, length))
+            taught.append(places + number * length)
+            weights.append(_weights(kind, len(places)))
+        for look in row.looks:
+            gold += [(len(looks), a, b) for a, b in look.gold]
+            looks.append((number, look.start, look.end))
+    flat_places = np.concatenate([np.zeros(0, np.int64), *taught]).astype(np.int64)
+    flat_weights = np.concatenate([np.zeros(0), *weights])
+    return Batch(
+        kind,
+        torch.from_numpy(ids),
+        torch.from_numpy(flat_places),
+        torch.from_numpy(
+            flat_weights / max(1e-9, flat_weights.mean()) if len(weights) else flat_weights
+        ).float(),
+        torch.tensor(looks, dtype=torch.long).reshape(-1, 3),
+        torch.tensor(gold, dtype=torch.long).reshape(-1, 3),
+    )
+
+
+def _weights(kind: RowKind, count: int) -> Any:
+    """Weigh the tokens of one taught run.
+
+    In a text all count alike. An answer's first words decide, the others follow from them: each
+    counts half of the one before, down to a tenth, so that long answers do not outweigh short ones.
+    """
+    if kind in ("text", "summary"):
+        return np.ones(count)
+    return np.maximum(0.5 ** np.arange(count), 0.1)
