@@ -15,10 +15,12 @@ import typer.main
 
 from cca_cli import __version__
 from cca_cli.commands import docs, models
+from cca_cli.commands.adapt import adapt
 from cca_cli.commands.ask import ask
 from cca_cli.commands.bench import bench
 from cca_cli.commands.count import count
 from cca_cli.commands.doctor import doctor
+from cca_cli.commands.eval import evaluate
 from cca_cli.commands.ingest import ingest
 from cca_cli.commands.summarise import summarise
 from cca_cli.console import Console
@@ -83,6 +85,8 @@ app.command()(summarise)
 app.command(name="summarize", hidden=True)(summarise)
 app.command()(count)
 app.command()(bench)
+app.command()(adapt)
+app.command(name="eval")(evaluate)
 app.add_typer(docs.app, name="docs")
 app.add_typer(models.app, name="models")
 app.command()(doctor)
