@@ -20,7 +20,7 @@ ATOL = 1e-4
 def model() -> Iterator[LanguageModel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_HUB_OFFLINE", raising=False)
-        checkpoint = resolve_checkpoint("smollm2-135m-instruct")
+        checkpoint = resolve_checkpoint("smollm2-135m-instruct", adapter="none")
     yield load_model(checkpoint, device="cpu", dtype="fp32")
 
 

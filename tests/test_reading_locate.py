@@ -52,6 +52,7 @@ class Pointing:
         self.tokenizer = tokenizer
         self.cca = CCAConfig(group_size=G, window=W)
         self.decoder = SimpleNamespace(heads=4, kv_heads=2, scale=1.0)
+        self.checkpoint = SimpleNamespace(adapter=None)
         self.seen, self.target, self.strength = seen, target, strength
         self.asked = question_suffix(tokenizer, QUESTION)
 
@@ -120,7 +121,9 @@ def test_attention_is_that_of_transformers(path: Path) -> None:
         whole = torch.tensor([[*ids, *question_suffix(model.tokenizer, question)]])
         with torch.no_grad():
             layers = exact(whole, output_attentions=True).attentions
-        return [layers[layer][0, head, len(ids) :, : len(ids)].mean(0) for layer, head in HEADS]
+        # Over the document alone: what question tokens give each other is left out.
+        seen = [layers[layer][0, head, len(ids) :, : len(ids)] for layer, head in HEADS]
+        return [(each / each.sum(-1, keepdim=True)).mean(0) for each in seen]
 
     asked, empty = attention(QUESTION), attention(_EMPTY_QUESTION)
     expected = sum((a - b) / (a - b).abs().sum() for a, b in zip(asked, empty, strict=True))

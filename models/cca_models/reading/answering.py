@@ -11,6 +11,7 @@ from cca_models.reading import locate, prompts
 from cca_models.reading.evidence import find_citations, is_denial
 from cca_models.reading.lexical import LexicalIndex
 from cca_models.reading.passages import Span, cut_passages
+from cca_models.reading.refusing import opening, threshold_of
 from cca_models.reading.types import NOT_FOUND, READ_MODES, Answer, Citation, ReadMode
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from cca_models.generation import Generation
     from cca_models.memory import Memory
 
-# Rank fusion: 1 / (k + rank) per list. Attention counts half of BM25 as long as the checkpoint is
-# not adapted to core tokens; docs/method.md has the recall that this is taken from.
+# Rank fusion: 1 / (k + rank) per list. Attention counts half of BM25 where no adapter says
+# otherwise; docs/method.md has the recall that this is taken from.
 _FUSION_K = 10
 _ATTENTION_WEIGHT = 0.5
-# Below this share of the question's information in the passages read, the document does not say: on
-# training questions this refuses 5 % of the answerable ones and 62 % of those asked of the wrong
-# document (docs/method.md).
+# For checkpoints that were not taught to say so themselves: below this share of the question's
+# information in the passages read, the document does not say. On training questions this refuses
+# 5 % of the answerable ones and 62 % of those asked of the wrong document (docs/method.md).
 COVERAGE = 0.45
 
 
@@ -102,8 +103,9 @@ class Reader:
         votes = self._passage_votes(question) if attention else None
         fused = [1 / (_FUSION_K + r) if s > 0 else 0.0 for s, r in _with_ranks(lexical)]
         if votes is not None:
+            weight = locate.attention_weight(self.model, otherwise=_ATTENTION_WEIGHT)
             for i, (_, r) in enumerate(_with_ranks(votes)):
-                fused[i] += _ATTENTION_WEIGHT / (_FUSION_K + r)
+                fused[i] += weight / (_FUSION_K + r)
         return sorted(range(len(fused)), key=lambda i: -fused[i])
 
     def _passage_votes(self, question: str) -> list[float] | None:
@@ -195,7 +197,8 @@ class AnswerStream:
         reader, writing = self._reader, self._writing
         order = reader.rank(self._question, attention=self._read == "focus")
         chosen = reader.choose(order, self._question, writing)
-        coverage = reader.index.coverage(self._question, chosen)
+        taught = threshold_of(reader.model, self._read) is not None
+        coverage = 1.0 if taught else reader.index.coverage(self._question, chosen)
         self._timing["locate"] = time.perf_counter() - start
         if coverage < COVERAGE:
             yield NOT_FOUND
@@ -231,7 +234,7 @@ class AnswerStream:
         generation: Generation = self._reader.model.generate(
             memory, ids, max_new_tokens=writing.max_new_tokens, temperature=writing.temperature,
             top_p=writing.top_p, seed=writing.seed,
-            stop=("\n\n", "\nQuestion:"),
+            stop=("\n\n", "\nQuestion:"), opening=opening(self._reader.model, self._read),
         )  # fmt: skip
         pieces: list[str] = []
         for piece in generation:

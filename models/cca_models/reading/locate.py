@@ -2,7 +2,8 @@
 
 Each head's attention from the question's tokens to the document's core tokens (and the raw tail) is
 averaged over the question, and what a question without content gets is taken off: that removes the
-heads' liking for certain places and styles (in-context re-ranking, ICLR 2025). A handful of heads
+heads' liking for certain places and styles (in-context re-ranking, ICLR 2025); heads that were
+trained to locate need no such thing, and their adapter says so. A handful of heads
 locate and the average of all heads does not (QRHead, arXiv 2506.09944); which ones is measured per
 checkpoint, see docs/method.md.
 """
@@ -17,6 +18,7 @@ from cca_models.layer_memory import Probe, Sight
 from cca_models.reading.prompts import question_suffix
 
 if TYPE_CHECKING:
+    from cca_models.adapters.settings import LocateSettings
     from cca_models.engine import LanguageModel
     from cca_models.memory import Memory
 
@@ -36,11 +38,30 @@ _EMPTY_QUESTION = "N/A"
 
 
 def locating_heads(model: "LanguageModel") -> tuple[Head, ...]:
-    """Give the heads that locate in a checkpoint: from its config, or measured here; else none."""
+    """Give the heads that locate: the adapter's, the checkpoint's config's, or measured here.
+
+    None are known for other checkpoints.
+    """
+    settings = _settings(model)
+    if settings is not None and settings.heads:
+        return settings.heads
     carried = model.checkpoint.config.get("cca_locate_heads")
     if carried:
         return tuple((int(layer), int(head)) for layer, head in carried)
     return _MEASURED.get(model.checkpoint.name, ())
+
+
+def attention_weight(model: "LanguageModel", *, otherwise: float) -> float:
+    """Give what attention counts beside BM25, which counts 1: the adapter's word, if it has one."""
+    settings = _settings(model)
+    weight = settings.attention_weight if settings else None
+    return otherwise if weight is None else weight
+
+
+def _settings(model: "LanguageModel") -> "LocateSettings | None":
+    """Give what the checkpoint's adapter says of locating."""
+    adapter = model.checkpoint.adapter
+    return adapter.settings.locate if adapter and adapter.settings else None
 
 
 class _Votes:
@@ -62,22 +83,21 @@ class _Votes:
         }
 
     def _look(self, layer: int, sight: Sight) -> None:
-        """Compute one layer's attention, [heads, queries, keys], and spread it over the tokens."""
-        G, cores = self._group_size, sight.core_k.shape[2]
-        length, raw = sight.q.shape[2], sight.raw_k.shape[2]
-        end = sight.position + length
-        place = torch.arange(end - raw, end, device=sight.q.device)  # of each raw key
-        query = torch.arange(sight.position, end, device=sight.q.device)
-        hidden = (place[None] > query[:, None]) | (place < cores * G)[None]
-        hidden = torch.nn.functional.pad(hidden, (cores, 0))
+        """Compute one layer's attention over the document, and spread it over the tokens.
+
+        Question tokens that look at each other locate nothing, so they are left out; training
+        rewards the same attention.
+        """
+        G, end = self._group_size, sight.position + sight.q.shape[2]
+        cores = min(sight.core_k.shape[2], self._tokens // G)
+        place = torch.arange(end - sight.raw_k.shape[2], end, device=sight.q.device)
+        tail = (place >= cores * G) & (place < self._tokens)  # not folded, and no question
         for head in (h for at, h in self._heads if at == layer):
             q, kv = sight.q[0, head].float(), head // self._rep
-            keys = torch.cat([sight.core_k[0, kv], sight.raw_k[0, kv]]).float()
-            score = (q @ keys.T * self._scale).masked_fill(hidden, float("-inf"))
-            weight = torch.softmax(score, dim=-1).mean(0).cpu()  # [cores + raw]
+            keys = torch.cat([sight.core_k[0, kv, :cores], sight.raw_k[0, kv, tail]]).float()
+            weight = torch.softmax(q @ keys.T * self._scale, dim=-1).mean(0).cpu()
             spread = (weight[:cores, None] / G).expand(cores, G).reshape(-1)
-            tail = weight[cores:][(place >= cores * G).cpu()]
-            self.found[layer, head] = torch.cat([spread, tail])[: self._tokens]
+            self.found[layer, head] = torch.cat([spread, weight[cores:]])
 
 
 def token_votes(
@@ -95,10 +115,13 @@ def token_votes(
         One vote a token, float32 [memory.seen]; heads count alike, negative where a question
         without content draws more.
     """
-    asked, empty = (_attention(model, memory, text, heads) for text in (question, _EMPTY_QUESTION))
+    asked = _attention(model, memory, question, heads)
+    settings = _settings(model)
+    plain = settings is not None and settings.subtract_empty is False
+    empty = {} if plain else _attention(model, memory, _EMPTY_QUESTION, heads)
     votes = torch.zeros(memory.seen)
     for head in heads:
-        drawn = asked[head] - empty[head]
+        drawn = asked[head] - empty[head] if empty else asked[head]
         votes += drawn / drawn.abs().sum().clamp(min=1e-9)
     return votes
 
