@@ -138,8 +138,10 @@ def _line(step: Step, steps: int) -> str:
     )
 
 
-def _heads(text: str, config: Any) -> tuple[tuple[int, int], ...]:
-    """Read "15.6,18.8"."""
+def _heads(text: str, config: Any) -> tuple[tuple[int, int], ...] | None:
+    """Read "15.6,18.8"; None for "auto"."""
+    if text.strip().lower() == "auto":
+        return None
     if text.strip().lower() in ("", "none"):
         return ()
     layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])

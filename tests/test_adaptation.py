@@ -15,6 +15,7 @@ from cca_models.adaptation import corpus as corpora
 from cca_models.adaptation.adapter_export import pack_adapter
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.folded_lora import build_model, trained_weights
+from cca_models.adaptation.head_choice import measure_heads
 from cca_models.adaptation.objective import Objective
 from cca_models.adaptation.overlap import find_overlap
 from cca_models.adaptation.pointing import Pointing
@@ -301,6 +302,35 @@ def test_pointing_reaches_the_weights(
         before = grads
         model.zero_grad()
         assert float(losses.pointing) > 0
+
+
+def test_heads_that_locate_are_measured(
+    checkpoint: Checkpoint, corpus: Corpus, tokenizer: Tokenizer
+) -> None:
+    source = batches(corpus, tokenizer)
+    asked = [b for b in (source[i] for i in range(12)) if len(b.looks)][:3]
+    model = _model(checkpoint)
+    found = measure_heads(model, asked, group_size=4)
+    assert len(found) == 8 and list(found.values()) == sorted(found.values(), reverse=True)
+    for head in ((0, 3), (1, 1)):
+        total, questions = 0.0, 0
+        for batch in asked:
+            objective = Objective(model, heads=(head,), group_size=4, weight=1.0)
+            watch = Pointing([head], batch, group_size=4)
+            objective.model.base_model.model.model(batch.ids, use_cache=False, observer=watch)
+            total += float(watch.masses()[head].sum())
+            questions += int(watch.located())
+        assert found[head] == pytest.approx(total / questions, rel=1e-5)
+
+
+def test_measured_heads_are_kept_for_the_whole_training(
+    checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    assert not run(checkpoint, corpus, tmp_path, heads=None, stop_after=0.0)
+    chosen = json.loads((tmp_path / "heads.json").read_text())
+    assert run(checkpoint, corpus, tmp_path, heads=None)
+    about = json.loads((tmp_path / "adapter" / "cca.json").read_text())
+    assert about["locate"]["heads"] == [[layer, head] for layer, head, _ in chosen]
 
 
 # Steps

@@ -53,9 +53,10 @@ def adapt(
         str,
         typer.Option(
             "--locate",
-            help="Heads that learn to point at the answer: layer.head, with commas; or none.",
+            help="Heads that learn to point at the answer: layer.head with commas, none, or "
+            "auto, which measures which already do.",
         ),
-    ] = "15.6,15.7,18.7,18.8,21.8,23.2",
+    ] = "auto",
     pointing: Annotated[
         float, typer.Option("--pointing", min=0, help="Weight of their loss.")
     ] = 0.3,

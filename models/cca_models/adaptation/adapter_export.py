@@ -72,7 +72,7 @@ def export_adapter(
         },
         # Attention counts like BM25, and nothing is taken off, until measured otherwise.
         "locate": {
-            "heads": [list(head) for head in training.heads],
+            "heads": [list(head) for head in training.heads or ()],
             "subtract_empty": False,
             "attention_weight": 1.0,
         },

@@ -31,7 +31,7 @@ class Pointing:
         self._heads = {layer: [h for at, h in heads if at == layer] for layer, _ in heads}
         self._wanted = len(heads)
         self._batch, self._group_size = batch, group_size
-        self._mass: list[Tensor] = []
+        self._mass: dict[Head, Tensor] = {}
         self._closed = not len(batch.looks)
         self._device_tables: tuple[Tensor, ...] | None = None
 
@@ -58,20 +58,32 @@ class Pointing:
             # A checkpointed layer comes by a second time, for its gradient: the same products
             # are wanted then, but they have been counted.
             if not self._closed:
-                self._mass.append(mass)
+                self._mass[layer, head] = mass
+
+    def masses(self) -> dict[Head, Tensor]:
+        """Give each head's mass on the gold passage of each question, [Q]; 0 where unknown."""
+        return dict(self._mass)
+
+    def located(self) -> float:
+        """Count the questions whose passage has core tokens to point at."""
+        return 0.0 if self._device_tables is None else float((self._tables_gold() > 0).sum())
 
     def loss(self) -> tuple[Tensor | None, Tensor | None]:
         """Give the loss, and the share of passages that drew more than half of the mass."""
         self._closed = True
         if not self._mass:
             return None, None
-        assert self._device_tables is not None
         # A passage of which no group is folded yet cannot be pointed at.
-        known = (self._device_tables[3].sum(1) > 0).float()
-        mass = torch.stack(self._mass).mean(0)
+        known = (self._tables_gold() > 0).float()
+        mass = torch.stack(list(self._mass.values())).mean(0)
         count = known.sum().clamp(min=1.0)
         loss = -((mass + _LEAST).log() * known).sum() / count
         return loss, ((mass.detach() > 0.5) * known).sum() / count
+
+    def _tables_gold(self) -> Tensor:
+        """Count the gold groups of each question, [Q]."""
+        assert self._device_tables is not None
+        return self._device_tables[3].sum(1)
 
     def _tables(self, cores: int, device: torch.device) -> tuple[Tensor, ...]:
         """Make the index tables once: row, place, real [Q, T], gold and hidden [Q, M]."""

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from cca_models.adaptation.adapter_export import export_adapter
 from cca_models.adaptation.corpus import Corpus
 from cca_models.adaptation.folded_lora import build_model, decoder_of, load_weights_into
+from cca_models.adaptation.head_choice import measure_heads
 from cca_models.adaptation.objective import Losses, Objective
 from cca_models.adaptation.pointing import Head
 from cca_models.adaptation.recipe import Batch, Batches, Recipe
@@ -28,6 +29,8 @@ from cca_models.errors import ModelError
 from cca_models.tokenizer import load_tokenizer
 
 _STATE = "state.json"
+# Heads that locate: how many, and what they are measured on, batches of rows up to so many tokens.
+_HEADS, _BEST, _MEASURED_BATCHES, _MEASURED_ON = "heads.json", 6, 8, 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +51,8 @@ class Training:
         warmup: Share of the steps in which it rises.
         final: Share of it that is left at the end.
         norms: Whether norms are trained.
-        heads: Layer and head of those that shall locate.
+        heads: Layer and head of those that shall locate; None to measure which do, and take
+            the best six.
         pointing: Weight of their loss.
         clip: Longest gradient.
         recompute_from: Batches with so many tokens or more trade a third more time for most of
@@ -71,7 +75,7 @@ class Training:
     warmup: float = 0.03
     final: float = 0.03
     norms: bool = True
-    heads: Sequence[Head] = ()
+    heads: Sequence[Head] | None = None
     pointing: float = 0.3
     clip: float = 1.0
     recompute_from: int | None = None
@@ -156,8 +160,10 @@ def train(
     if training.compile:
         for layer in decoder_of(model).model.layers:
             layer.compile(dynamic=False)
+    wording = Wording.of(tokenizer)
+    heads = _heads(accelerator, model, corpus, wording, recipe, training, out)
     objective: Any = Objective(
-        model, heads=training.heads if training.attention == "cca" else (),
+        model, heads=heads,
         group_size=training.cca.group_size, weight=training.pointing,
         recompute_from=training.recompute_from,
     )  # fmt: skip
@@ -170,7 +176,7 @@ def train(
     accelerator.init_trackers("logs")
     devices = accelerator.num_processes
     batches = Batches(
-        corpus, Wording.of(tokenizer), recipe, devices=devices,
+        corpus, wording, recipe, devices=devices,
         count=training.steps * training.batches * devices, pad=min(tokenizer.eos_ids),
     )  # fmt: skip
     source = _stream(batches, first * training.batches, accelerator, workers)
@@ -214,11 +220,46 @@ def train(
     if accelerator.is_main_process:
         export_adapter(
             accelerator.unwrap_model(objective).model, out / "adapter", checkpoint=checkpoint,
-            training=training, recipe=recipe, sources=corpus.sources, finished=finished,
+            training=replace(training, heads=heads), recipe=recipe, sources=corpus.sources,
+            finished=finished,
             steps=done, tokens=int(done * training.batches * devices * recipe.mean_tokens()),
         )  # fmt: skip
     accelerator.end_training()
     return finished
+
+
+def _heads(
+    accelerator: Accelerator,
+    model: Any,
+    corpus: Corpus,
+    wording: Wording,
+    recipe: Recipe,
+    training: Training,
+    out: Path,
+) -> Sequence[Head]:
+    """Give the heads that shall locate: as asked, or as measured once and kept beside the rest."""
+    if training.attention != "cca":
+        return ()
+    if training.heads is not None:
+        return training.heads
+    file = out / _HEADS
+    if accelerator.is_main_process and not file.is_file():
+        asked = [
+            replace(portion, kinds={"questions": 1.0})
+            for portion in recipe.fitting()
+            if "questions" in portion.kinds and portion.length <= _MEASURED_ON
+        ]
+        batches = Batches(
+            corpus, wording, replace(recipe, portions=asked), devices=1, count=_MEASURED_BATCHES
+        )
+        found = measure_heads(
+            model, (batches[i] for i in range(len(batches))), group_size=training.cca.group_size
+        )
+        best = [[*head, round(mass, 4)] for head, mass in list(found.items())[:_BEST]]
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(best) + "\n")
+    accelerator.wait_for_everyone()
+    return tuple((layer, head) for layer, head, _ in json.loads(file.read_text()))
 
 
 def _groups(objective: Objective, training: Training) -> list[dict[str, Any]]:
