@@ -229,8 +229,8 @@ def _weights(kind: RowKind, count: int) -> Any:
     """Weigh the tokens of one taught run.
 
     In a text all count alike. An answer's first words decide, the others follow from them: each
-    counts half of the one before, down to a tenth, so that long answers do not outweigh short ones.
+    counts half of the one before, down to a fiftieth, so that long answers outweigh no short ones.
     """
     if kind in ("text", "summary"):
         return np.ones(count)
-    return np.maximum(0.5 ** np.arange(count), 0.1)
+    return np.maximum(0.5 ** np.arange(count), 0.02)

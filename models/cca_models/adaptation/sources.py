@@ -103,7 +103,7 @@ SOURCES: tuple[Source, ...] = (
         licence="Apache-2.0 (dataset); papers CC-BY or CC0",
     ),
     Source(
-        name="medquad_sections.train", kind="questions", share=0.5, origin="abachaa/MedQuAD",
+        name="medquad_sections.train", kind="questions", share=0.2, origin="abachaa/MedQuAD",
         licence="CC-BY-4.0",
     ),
     Source(
