@@ -210,3 +210,13 @@ def test_nothing_is_read_that_is_not_needed(tokenizer: Tokenizer) -> None:
 def test_settings_out_of_range(model: LanguageModel, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         model.generate(model.new_memory(10), [5], max_new_tokens=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("run", "kept"), [([7], 5), ([5, 6, 7], 15), (list(range(5, 14)), 60)])
+def test_a_loop_is_cut_where_asked(tokenizer: Tokenizer, run: list[int], kept: int) -> None:
+    for stop_loops in (True, False):
+        model: Any = Script(tokenizer, (run * 60)[:60])
+        generation = write(model, max_new_tokens=60, stop_loops=stop_loops)
+        generation.text()
+        assert len(generation.tokens) == (kept if stop_loops else 60)
+        assert generation.finish == ("loop" if stop_loops and kept < 60 else "length")

@@ -192,6 +192,7 @@ class LanguageModel:
         seed: int = 0,
         stop: Sequence[str] = (),
         opening: Callable[[Tensor], Tensor] | None = None,
+        stop_loops: bool = False,
     ) -> Generation:
         """Read a prompt and write on from it; iterate over the result for pieces of text.
 
@@ -205,6 +206,7 @@ class LanguageModel:
                 where negative; the prompt's tokens are left alone.
             seed: Seed of the sampling: equal seeds write equal texts.
             stop: Texts that end the answer; they are not part of it.
+            stop_loops: End the text when the same few tokens come again and again.
             opening: Given the first token's logits, [V], gives those that it is chosen by.
 
         Raises:
@@ -216,7 +218,7 @@ class LanguageModel:
             self, memory, ids, max_new_tokens=max_new_tokens, temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop,
-            likeliest=self.likeliest, opening=opening,
+            likeliest=self.likeliest, opening=opening, stop_loops=stop_loops,
         )  # fmt: skip
 
     def flops(self, tokens: int, *, start: int = 0) -> float:

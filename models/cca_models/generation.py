@@ -12,7 +12,9 @@ from cca_models.memory import Memory
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
 
-Finish = Literal["eos", "stop", "length"]
+Finish = Literal["eos", "stop", "length", "loop"]
+# A run of at most so many tokens, written so many times in a row, goes on for ever.
+_LOOP_TOKENS, _LOOP_TIMES = 8, 5
 # From a memory, the first token's logits and the most tokens to write: the likeliest tokens, one
 # after the other, each with its log-probability.
 Likeliest = Callable[[Memory, Tensor, int], Iterator[tuple[int, float]]]
@@ -25,7 +27,8 @@ class Generation:
         tokens: Ids written so far, the end-of-text token left out.
         logprobs: Log-probability of each token written, natural log; of the end-of-text token
             too, last.
-        finish: Why it ended: the model said so, a stop text, or the length; None while it runs.
+        finish: Why it ended: the model said so, a stop text, the length, or because it wrote the
+            same few tokens again and again; None while it runs.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Generation:
         stop: Sequence[str],
         likeliest: Likeliest | None = None,
         opening: Callable[[Tensor], Tensor] | None = None,
+        stop_loops: bool = False,
     ) -> None:
         if temperature < 0:
             raise ValueError(f"expected temperature >= 0, got {temperature}")
@@ -58,7 +62,7 @@ class Generation:
         self._penalty = repetition_penalty
         self._random = torch.Generator(device="cpu").manual_seed(seed)
         self._stop = [s for s in stop if s]
-        self._opening = opening
+        self._opening, self._stop_loops = opening, stop_loops
         # Choosing on the device pays only where nothing but the logits decides.
         plain = temperature == 0 and repetition_penalty == 1
         here = partial(one_by_one, model, self._choose)
@@ -110,6 +114,9 @@ class Generation:
                 return
             self.tokens.append(token)
             yield token
+            if self._stop_loops and _repeats(self.tokens):
+                self.finish = "loop"
+                return
         self.finish = "length"
 
     def _choose(self, logits: Tensor) -> int:
@@ -126,6 +133,17 @@ class Generation:
         # Keep the smallest set that reaches top_p: the token that crosses the border included.
         ordered[(ordered.cumsum(0) - ordered) >= self._top_p] = 0
         return int(index[torch.multinomial(ordered, 1, generator=self._random)])
+
+
+def _repeats(tokens: Sequence[int]) -> bool:
+    """Say whether the last tokens are one short run over and over again."""
+    for run in range(1, _LOOP_TOKENS + 1):
+        end = tokens[-run * _LOOP_TIMES :]
+        if len(end) == run * _LOOP_TIMES and all(
+            end[i] == end[i % run] for i in range(run, len(end))
+        ):
+            return True
+    return False
 
 
 def one_by_one(

@@ -235,6 +235,7 @@ class AnswerStream:
             memory, ids, max_new_tokens=writing.max_new_tokens, temperature=writing.temperature,
             top_p=writing.top_p, seed=writing.seed,
             stop=("\n\n", "\nQuestion:"), opening=opening(self._reader.model, self._read),
+            stop_loops=True,
         )  # fmt: skip
         pieces: list[str] = []
         for piece in generation:
@@ -263,6 +264,8 @@ class AnswerStream:
                 f"the answer was cut at {self._writing.max_new_tokens} tokens; "
                 "--max-new-tokens allows more"
             )
+        if self._finish == "loop":
+            self._warnings.append("the answer repeated itself and was cut: do not rely on it")
         if is_denial(text):
             self._close(text or NOT_FOUND, (), found=False)
             return

@@ -49,7 +49,8 @@ class Answer:
         read: The way it was read.
         usage: Token counts: prompt_tokens, cached_tokens, new_tokens.
         timing_s: Seconds: locate, first_token, decode.
-        finish: Why the text ends: "eos", "stop" or "length" (cut short).
+        finish: Why the text ends: "eos", "stop", "length" (cut short) or "loop" (it repeated
+            itself and was cut).
         warnings: One sentence each, for the user.
     """
 
