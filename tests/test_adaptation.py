@@ -370,6 +370,16 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     assert any(tensor.abs().sum() > 0 for name, tensor in whole.items() if "lora_B" in name)
 
 
+def test_a_finished_training_is_left_as_it_is(
+    checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    run(checkpoint, corpus, tmp_path, steps=2)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    before = file.read_bytes()
+    assert run(checkpoint, corpus, tmp_path, steps=2)
+    assert file.read_bytes() == before
+
+
 def test_another_training_is_not_gone_on_with(
     checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:

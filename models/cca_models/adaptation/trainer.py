@@ -181,7 +181,8 @@ def train(
     )  # fmt: skip
     source = _stream(batches, first * training.batches, accelerator, workers)
     means = _Means(accelerator)
-    finished = True
+    step_tokens = training.batches * devices * recipe.mean_tokens()
+    done = first
     for step in range(first, training.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * training.rate(step)
@@ -196,33 +197,30 @@ def train(
         optimizer.zero_grad()
         done = step + 1
         if done % report_every == 0 or done == training.steps:
-            tokens = int(done * training.batches * devices * recipe.mean_tokens())
             found = means.take()
             found |= {"gradient": float(gradient), "rate": training.rate(step)}
             seconds = time.monotonic() - began
             accelerator.log(found, step=done)
             if on_step and accelerator.is_main_process:
                 speed = means.speed()
-                on_step(Step(done, tokens, found, seconds, speed))
+                on_step(Step(done, int(done * step_tokens), found, seconds, speed))
         late = stop_after is not None and time.monotonic() - began > stop_after
         # All processes must agree on when to stop; each has its own clock.
         if stop_after is not None and devices > 1 and done % report_every == 0:
             late = bool(accelerator.gather(torch.tensor([late], device=accelerator.device)).any())
         elif devices > 1:
             late = False
-        if late and done < training.steps:
-            finished = False
         if done % training.checkpoint_every == 0 or late or done == training.steps:
             _save(accelerator, out, done, recipe, training)
         if late:
             break
+    finished = done == training.steps
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         export_adapter(
             accelerator.unwrap_model(objective).model, out / "adapter", checkpoint=checkpoint,
             training=replace(training, heads=heads), recipe=recipe, sources=corpus.sources,
-            finished=finished,
-            steps=done, tokens=int(done * training.batches * devices * recipe.mean_tokens()),
+            finished=finished, steps=done, tokens=int(done * step_tokens),
         )  # fmt: skip
     accelerator.end_training()
     return finished
