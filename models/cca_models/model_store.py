@@ -1,4 +1,4 @@
-"""Checkpoint directories that this program made: under one root, each complete or not there."""
+"""Directories that this program made, checkpoints above all: each complete or not there."""
 
 import logging
 import os
@@ -15,9 +15,13 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def building(
-    name: str, progress: Progress | None = None, *, resumable: bool = False
+    name: str,
+    progress: Progress | None = None,
+    *,
+    resumable: bool = False,
+    root: Path | None = None,
 ) -> Iterator[tuple[Path, Path | None]]:
-    """Make the checkpoint directory `name` aside and put it in its place when it is whole.
+    """Make the directory `name` aside and put it in its place when it is whole.
 
     One process at a time works on a name; another waits and then finds it done.
 
@@ -25,6 +29,7 @@ def building(
         name: The directory's name under the root.
         progress: Told when another process has to be waited for.
         resumable: Keep what was done before an error, for the next attempt to go on with.
+        root: Where it shall stand, a directory that is there; that of the checkpoints by default.
 
     Yields:
         The final directory, and the one to fill: None if the final one is there already. After an
@@ -36,7 +41,7 @@ def building(
     # Only needed when something is made.
     from filelock import FileLock, Timeout
 
-    root = models_dir()
+    root = models_dir() if root is None else root
     target = root / name
     if target.is_dir():
         yield target, None

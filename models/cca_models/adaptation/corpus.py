@@ -8,8 +8,6 @@ pieces that hold its answer, and the pieces of other contexts that BM25 takes fo
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +25,8 @@ from cca_models.adaptation.ragged import Ids, Ragged
 from cca_models.adaptation.sources import Source, available, read_records
 from cca_models.adaptation.synthetic import blanks, facts
 from cca_models.fingerprints import file_sha256
+from cca_models.model_store import building
+from cca_models.reading.passages import sentences
 from cca_models.reading.prompts import QUESTION
 from cca_models.tokenizer import Tokenizer, load_tokenizer
 
@@ -111,22 +111,17 @@ def prepare(
         "files": {s.name: file_sha256(_file(s, data)) for s in sources},
     }
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-    target = folder / digest
-    if (target / "corpus.json").is_file():
-        return Corpus.load(target)
-    aside = folder / f".making-{os.getpid()}-{digest}"
-    aside.mkdir(parents=True, exist_ok=True)
-    try:
-        # Forked children would inherit the threads' locks of whoever calls.
-        with ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_start, initargs=(checkpoint,)
-        ) as pool:
-            _write(sources, data, tokenizer, aside, pool, on_source)
-        about = {**state, "sources": [*(s.name for s in sources), "blanks", "facts"]}
-        (aside / "corpus.json").write_text(json.dumps(about, indent=1))
-        os.replace(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of the processes of one training, the first makes it and the others wait.
+    with building(digest, root=folder) as (target, aside):
+        if aside is not None:
+            # Forked children would inherit the threads' locks of whoever calls.
+            with ProcessPoolExecutor(
+                workers, mp_context=get_context("spawn"), initializer=_start, initargs=(checkpoint,)
+            ) as pool:
+                _write(sources, data, tokenizer, aside, pool, on_source)
+            about = {**state, "sources": [*(s.name for s in sources), "blanks", "facts"]}
+            (aside / "corpus.json").write_text(json.dumps(about, indent=1))
     return Corpus.load(target)
 
 
@@ -232,8 +227,6 @@ def _runs(lengths: Sequence[int]) -> Ragged:
 
 
 def _sentences(summary: str) -> int:
-    from cca_models.reading.passages import sentences
-
     return max(1, len(sentences(summary)))
 
 
