@@ -35,7 +35,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CCA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CCA_CACHE_DIR", raising=False)
     # A random model does not stop by itself; its summaries need not be long.
-    monkeypatch.setattr("cca_models.reading.summarising._TOKENS_PER_SENTENCE", 5)
+    monkeypatch.setattr("cca_models.reading.summarising.TOKENS_PER_SENTENCE", 5)
     book = tmp_path / "book.md"
     long = "The keeper wrote down the weather every evening. " * 120
     book.write_text(

@@ -13,7 +13,7 @@ from told_method import ToldMethod, ToldModelMethod
 from cca_models.config import CCAConfig
 from cca_models.evaluation.summary import FILES, Summaries, Wanted, first_sentences, length_for
 from cca_models.evaluation.types import EvaluationError, Figure, TaskOptions
-from cca_models.evaluation.writing import REPETITION_PENALTY
+from cca_models.reading.summarising import REPETITION_PENALTY
 from cca_models.tokenizer import Tokenizer, load_tokenizer
 
 EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "eval"

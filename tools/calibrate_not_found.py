@@ -20,7 +20,7 @@ import torch
 
 from cca_models.adaptation.sources import read_records
 from cca_models.checkpoints import resolve_checkpoint
-from cca_models.documents import Document, Page
+from cca_models.documents import Document
 from cca_models.engine import load_model
 from cca_models.errors import ModelError
 from cca_models.evaluation.metrics import confidence_interval
@@ -60,7 +60,7 @@ def measure(
     questions: dict[str, list[str]] = {}
     for record in records:
         context = record["context"]
-        readers.setdefault(context, Reader(model, _document(context)))
+        readers.setdefault(context, Reader(model, Document.of_texts([context])))
         questions.setdefault(context, []).append(record["question"])
     if len(readers) < 2:
         raise ModelError("two contexts at least are needed", hint="--questions with more records")
@@ -81,13 +81,6 @@ def measure(
             Asked(_refusal(readers[context], question), _refusal(readers[other], question))
         )
     return found
-
-
-def _document(text: str) -> Document:
-    return Document(
-        name="context", path="-", sha256="", format="text", reader="", unit="section",
-        pages=(Page(number=1, label=None, text=text),),
-    )  # fmt: skip
 
 
 def _refusal(reader: Reader, question: str) -> float:

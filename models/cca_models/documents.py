@@ -3,6 +3,7 @@
 Readers of file formats live in cca_cli.documents and make these; cca_models.reading takes them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,3 +60,11 @@ class Document:
     pages: tuple[Page, ...]
     outline: tuple[OutlineEntry, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str], *, name: str = "context") -> "Document":
+        """Make a document of texts that come from no file, each a section."""
+        return cls(
+            name=name, path="-", sha256="", format="text", reader="", unit="section",
+            pages=tuple(Page(number=i, label=None, text=t) for i, t in enumerate(texts, 1)),
+        )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cca_models.documents import Document, Page
+from cca_models.documents import Document
 from cca_models.reading.passages import cut_passages
 
 # Longer answers teach retelling, not finding.
@@ -96,20 +96,16 @@ def _usable(record: Mapping[str, Any]) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    document = Document(
-        name="context", path="-", sha256="", format="text", reader="", unit="page",
-        pages=(Page(number=1, label=None, text=text),),
-    )  # fmt: skip
-    return [" ".join(text[s.start : s.end].split()) for s in cut_passages(document)] or [text]
+    spans = cut_passages(Document.of_texts([text]))
+    return [" ".join(text[s.start : s.end].split()) for s in spans] or [text]
 
 
 def _gold(pieces: Sequence[str], answers: Sequence[str]) -> list[int]:
     """Find the pieces that hold an answer, word for word."""
+    found = [i for i, piece in enumerate(pieces) if any(_holds(piece, a) for a in answers)]
     if len(pieces) <= 2:
         # Nowhere else can it come from.
-        found = [i for i, piece in enumerate(pieces) if any(_holds(piece, a) for a in answers)]
         return found or list(range(len(pieces)))
-    found = [i for i, piece in enumerate(pieces) if any(_holds(piece, a) for a in answers)]
     return found if len(found) <= _MOST_GOLD else []
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cca_models.documents import Document, Page
+from cca_models.documents import Document
 from cca_models.reading import prompts
 from cca_models.reading.answering import Reader
 from cca_models.reading.lexical import LexicalIndex
@@ -85,13 +85,7 @@ class Context:
     @cached_property
     def document(self) -> Document:
         """The passages as the pages of a document."""
-        return Document(
-            name="context", path="-", sha256="", format="text", reader="evaluation",
-            unit="section",
-            pages=tuple(
-                Page(number=i, label=None, text=text) for i, text in enumerate(self.passages, 1)
-            ),
-        )  # fmt: skip
+        return Document.of_texts(self.passages)
 
     @cached_property
     def cuts(self) -> list[Span]:
@@ -140,10 +134,6 @@ class PassageReader(Reader):
     def index(self) -> LexicalIndex:
         """BM25 over the passages."""
         return self._context.index
-
-    def passage_votes(self, question: str) -> list[float] | None:
-        """Sum the attention that each passage drew; None if no head is known to locate."""
-        return self._passage_votes(question)
 
 
 def cut_pages(text: str, *, characters: int = _PAGE_CHARACTERS) -> list[str]:

@@ -21,9 +21,9 @@ from cca_models.evaluation.contexts import TextCache, cut_pages
 from cca_models.evaluation.metrics import rouge
 from cca_models.evaluation.results import metric_lines
 from cca_models.evaluation.types import EvaluationError, Method, Row, Table, TaskOptions, Unit
-from cca_models.evaluation.writing import SENTENCES, summarise
+from cca_models.evaluation.writing import summarise
 from cca_models.reading.passages import sentences
-from cca_models.reading.summarising import LENGTHS, Length
+from cca_models.reading.summarising import LENGTHS, SENTENCES, Length
 
 FILES = (
     "summ_qmsum_test",

@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from cca_models.documents import Document, Page
+from cca_models.documents import Document
 from cca_models.evaluation.contexts import cut_pages
 from cca_models.evaluation.types import Method, Reading
 from cca_models.reading import prompts
-from cca_models.reading.summarising import LENGTHS, Length, Summariser
+from cca_models.reading.summarising import (
+    REPETITION_PENALTY,
+    SENTENCES,
+    TOKENS_PER_SENTENCE,
+    Length,
+    Summariser,
+)
 from cca_models.reading.types import ReadMode
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
     from cca_models.tokenizer import Tokenizer
 
-# As the product's Summariser: sentences of each length, what keeps small models out of loops.
-SENTENCES: dict[Length, int] = dict(zip(LENGTHS, (2, 4, 8), strict=True))
-_TOKENS_PER_SENTENCE = 40
-REPETITION_PENALTY = 1.15
 _MARK = "\x00"
 
 
@@ -93,20 +95,14 @@ def summarise(method: Method, text: str, *, length: Length) -> str:
         ContextTooLongError: If the model cannot be stretched that far.
     """
     sentences = SENTENCES[length]
-    most = sentences * _TOKENS_PER_SENTENCE
+    most = sentences * TOKENS_PER_SENTENCE
     if not isinstance(method, ModelMethod):
         asked = f"Summarise the text in {sentences} sentences."
         return method.read(cut_pages(text)).ask(asked, max_new_tokens=most).text
     if method.reads == "core":
         ids = prompts.summary_prompt(method.model.tokenizer, text, sentences=sentences)
         return write(method, ids, max_new_tokens=most, repetition_penalty=REPETITION_PENALTY)
-    summariser = Summariser(method.model, _document(text), length=length)
+    summariser = Summariser(
+        method.model, Document.of_texts(cut_pages(text), name="text"), length=length
+    )
     return summariser.whole(list(summariser.sections())).summary
-
-
-def _document(text: str) -> Document:
-    pages = tuple(Page(number=i, label=None, text=t) for i, t in enumerate(cut_pages(text), 1))
-    return Document(
-        name="text", path="-", sha256="", format="text", reader="evaluation", unit="section",
-        pages=pages,
-    )  # fmt: skip

@@ -100,7 +100,7 @@ class Reader:
     def rank(self, question: str, *, attention: bool) -> list[int]:
         """Order the passages, best first: by BM25, or fused with the question's attention."""
         lexical = self.index.scores(question)
-        votes = self._passage_votes(question) if attention else None
+        votes = self.passage_votes(question) if attention else None
         fused = [1 / (_FUSION_K + r) if s > 0 else 0.0 for s, r in _with_ranks(lexical)]
         if votes is not None:
             weight = locate.attention_weight(self.model, otherwise=_ATTENTION_WEIGHT)
@@ -108,7 +108,7 @@ class Reader:
                 fused[i] += weight / (_FUSION_K + r)
         return sorted(range(len(fused)), key=lambda i: -fused[i])
 
-    def _passage_votes(self, question: str) -> list[float] | None:
+    def passage_votes(self, question: str) -> list[float] | None:
         """Sum the attention that each passage drew; None if no head is known to locate."""
         heads = locate.locating_heads(self.model)
         if not heads or self.memory is None:

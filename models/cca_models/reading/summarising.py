@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Length = Literal["short", "medium", "long"]
 LENGTHS: tuple[Length, ...] = get_args(Length)
 
-_SENTENCES: dict[Length, int] = {"short": 2, "medium": 4, "long": 8}
+SENTENCES: dict[Length, int] = {"short": 2, "medium": 4, "long": 8}
 _PART_SENTENCES = 2
-_TOKENS_PER_SENTENCE = 40
+TOKENS_PER_SENTENCE = 40
 # Small models fall into loops when they write greedily for long; this much keeps them out of it.
-_REPETITION_PENALTY = 1.15
+REPETITION_PENALTY = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Summariser:
     ) -> None:
         self._model = model
         self._document = document
-        self._sentences = _SENTENCES[length]
+        self._sentences = SENTENCES[length]
         self._on_part = on_part
         self._cut = 0
         self._rounds = 0
@@ -135,7 +135,7 @@ class Summariser:
         """Join texts into pieces that fit the window with their prompt and summary."""
         tokenizer = self._model.tokenizer
         prompt = len(prompts.summary_prompt(tokenizer, "", sentences=self._sentences))
-        room = self._model.cca.window - prompt - self._sentences * _TOKENS_PER_SENTENCE
+        room = self._model.cca.window - prompt - self._sentences * TOKENS_PER_SENTENCE
         piece: list[str] = []
         used = 0
         for text in texts:
@@ -166,10 +166,10 @@ class Summariser:
     def _summarise(self, text: str, *, sentences: int) -> str:
         """Summarise one piece of text that fits the window."""
         ids = prompts.summary_prompt(self._model.tokenizer, text, sentences=sentences)
-        most = sentences * _TOKENS_PER_SENTENCE
+        most = sentences * TOKENS_PER_SENTENCE
         generation = self._model.generate(
             self._model.new_memory(len(ids) + most), ids, max_new_tokens=most,
-            repetition_penalty=_REPETITION_PENALTY,
+            repetition_penalty=REPETITION_PENALTY,
         )  # fmt: skip
         summary = generation.text().strip()
         if generation.finish == "length":
