@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cca_models.adapters import Adapter, read_adapter, shipped_adapter
+from cca_models.adapters import Adapter, read_adapter, shipped_adapter, trained_settings
 from cca_models.checkpoint_files import check_weights, read_config
 from cca_models.config import CCAConfig
 from cca_models.default_model import DEFAULT_MODEL, pull_default_model
@@ -55,9 +55,8 @@ class Checkpoint:
     @property
     def cca(self) -> CCAConfig:
         """The group size and window that its adapter was trained with; else the defaults."""
-        if self.adapter is None or self.adapter.settings is None:
-            return CCAConfig()
-        return self.adapter.settings.cca
+        settings = trained_settings(self.adapter)
+        return settings.cca if settings else CCAConfig()
 
     @property
     def fingerprint(self) -> str:

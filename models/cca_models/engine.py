@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cca_kernels.devices import on_device
+from cca_models.adapters.adapter_files import trained_settings
 from cca_models.adapters.base_weights import check_base
 from cca_models.adapters.merging import Merger
 from cca_models.checkpoints import Checkpoint
@@ -60,8 +61,8 @@ class LanguageModel:
     @property
     def adapted_tokens(self) -> int | None:
         """The longest text that the adapter was trained on; None where nobody says."""
-        adapter = self.checkpoint.adapter
-        return adapter.settings.rope.trained_tokens if adapter and adapter.settings else None
+        settings = trained_settings(self.checkpoint.adapter)
+        return settings.rope.trained_tokens if settings else None
 
     @property
     def fingerprint(self) -> str:

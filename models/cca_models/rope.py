@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from cca_models.adapters.adapter_files import trained_settings
 from cca_models.errors import ContextTooLongError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class FixedBase:
 
 def rope_rule(checkpoint: "Checkpoint") -> RopeRule:
     """Give the rule of a checkpoint: its adapter's, or the stretch of the checkpoint's own."""
-    settings = checkpoint.adapter.settings if checkpoint.adapter else None
+    settings = trained_settings(checkpoint.adapter)
     if settings is None or settings.rope.rule == LARGER_BASE:
         return LargerBase(checkpoint.config)
     rope = settings.rope

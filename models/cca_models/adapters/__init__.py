@@ -9,7 +9,12 @@ Adapters that ship with cca lie in folders here that bear the name of their chec
 imports no torch; cca_models.adapters.merging does.
 """
 
-from cca_models.adapters.adapter_files import Adapter, read_adapter, shipped_adapter
+from cca_models.adapters.adapter_files import (
+    Adapter,
+    read_adapter,
+    shipped_adapter,
+    trained_settings,
+)
 from cca_models.adapters.base_weights import weights_sha256
 from cca_models.adapters.settings import AdapterSettings, LocateSettings, RopeSettings
 
@@ -20,5 +25,6 @@ __all__ = [
     "RopeSettings",
     "read_adapter",
     "shipped_adapter",
+    "trained_settings",
     "weights_sha256",
 ]

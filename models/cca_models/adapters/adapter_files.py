@@ -52,6 +52,11 @@ class Adapter:
         )
 
 
+def trained_settings(adapter: Adapter | None) -> AdapterSettings | None:
+    """Give what an adapter was trained for; None without one, or where it does not say."""
+    return adapter.settings if adapter else None
+
+
 def read_adapter(folder: Path) -> Adapter:
     """Read an adapter's folder; the tensors are left for cca_models.adapters.merging.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cca_models.adapters.adapter_files import trained_settings
 from cca_models.layer_memory import Probe, Sight
 from cca_models.reading.prompts import question_suffix
 
@@ -60,8 +61,8 @@ def attention_weight(model: "LanguageModel", *, otherwise: float) -> float:
 
 def _settings(model: "LanguageModel") -> "LocateSettings | None":
     """Give what the checkpoint's adapter says of locating."""
-    adapter = model.checkpoint.adapter
-    return adapter.settings.locate if adapter and adapter.settings else None
+    settings = trained_settings(model.checkpoint.adapter)
+    return settings.locate if settings else None
 
 
 class _Votes:

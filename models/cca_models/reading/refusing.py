@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cca_models.adapters.adapter_files import trained_settings
 from cca_models.reading.types import NOT_FOUND, ReadMode
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 
 def threshold_of(model: "LanguageModel", read: ReadMode) -> float | None:
     """Give the probability of "not found" from which it stands; None if none was measured."""
-    adapter = model.checkpoint.adapter
-    measured = adapter.settings.not_found if adapter and adapter.settings else {}
-    value = measured.get("core" if read == "core" else "focus")
+    settings = trained_settings(model.checkpoint.adapter)
+    value = settings.not_found.get("core" if read == "core" else "focus") if settings else None
     return float(value) if isinstance(value, int | float) else None
 
 
