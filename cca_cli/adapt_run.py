@@ -11,6 +11,7 @@ from cca_cli.console import Console
 from cca_cli.errors import UsageError
 from cca_cli.extras import expect_packages
 from cca_cli.formatting import format_bytes, format_duration
+from cca_cli.model_loading import expect_window
 
 if TYPE_CHECKING:
     from cca_models.adaptation.trainer import Step
@@ -71,11 +72,7 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
             request.model, adapter="none", offline=request.offline, progress=progress
         )
     heads = _heads(request.locate, checkpoint.config)
-    if request.window < request.group_size:
-        raise UsageError(
-            f"--window {request.window} is smaller than --group-size {request.group_size}",
-            hint=f"--window {request.group_size} at least",
-        )
+    expect_window(request.group_size, request.window)
     if request.eval_data is not None:
         _check_apart(console, request.data, request.eval_data)
     main = int(os.environ.get("RANK", "0")) == 0
@@ -111,8 +108,10 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
 
 
 def _report(console: Console, out: Path, step: Step | None, *, finished: bool) -> None:
+    from cca_models.adapters.adapter_files import WEIGHTS_FILE
+
     adapter = out / "adapter"
-    size = (adapter / "adapter_model.safetensors").stat().st_size
+    size = (adapter / WEIGHTS_FILE).stat().st_size
     if not console.human:
         facts: dict[str, Any] = {"adapter": str(adapter), "finished": finished, "bytes": size}
         if step is not None:
@@ -168,7 +167,9 @@ def _weights(folder: Path | None) -> Any:
         return None
     from safetensors.torch import load_file
 
-    file = folder / "adapter_model.safetensors"
+    from cca_models.adapters.adapter_files import WEIGHTS_FILE
+
+    file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise UsageError(f"--from {folder}: no adapter is there", hint=f"{file.name} is expected")
     return {name: tensor.float() for name, tensor in load_file(file).items()}

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from cca_models.adaptation.folded_lora import trained_weights
 from cca_models.adaptation.sources import SOURCES
+from cca_models.adapters.adapter_files import WEIGHTS_FILE
 from cca_models.adapters.base_weights import weights_sha256
+from cca_models.adapters.lora_config import CONFIG_FILE
+from cca_models.adapters.settings import FORMAT, SETTINGS_FILE
 from cca_models.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from cca_models.adaptation.recipe import Recipe
     from cca_models.adaptation.trainer import Training
 
-FORMAT = 1
+_CARD = "README.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
@@ -51,9 +54,7 @@ def export_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config["default"].save_pretrained(str(folder))
-    save_file(
-        trained_weights(model), folder / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
+    save_file(trained_weights(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     longest = max(portion.length for portion in recipe.fitting())
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -85,8 +86,8 @@ def export_adapter(
             "sources": list(sources),
         },
     }
-    (folder / "cca.json").write_text(json.dumps(about, indent=1) + "\n")
-    (folder / "README.md").write_text(model_card(about))
+    (folder / SETTINGS_FILE).write_text(json.dumps(about, indent=1) + "\n")
+    (folder / _CARD).write_text(model_card(about))
 
 
 def pack_adapter(source: Path, target: Path, *, dtype: str) -> int:
@@ -101,7 +102,7 @@ def pack_adapter(source: Path, target: Path, *, dtype: str) -> int:
     """
     from safetensors.torch import load_file
 
-    weights = load_file(source / "adapter_model.safetensors")
+    weights = load_file(source / WEIGHTS_FILE)
     target.mkdir(parents=True, exist_ok=True)
     kind = DTYPES[dtype]
     packed: dict[str, Tensor] = {}
@@ -115,9 +116,9 @@ def pack_adapter(source: Path, target: Path, *, dtype: str) -> int:
             packed[name.replace(".lora_A.", ".lora_B.")] = b.to(kind)
         elif not name.endswith(".lora_B.weight"):
             packed[name] = tensor.to(torch.bfloat16 if dtype == "fp8" else kind)
-    file = target / "adapter_model.safetensors"
+    file = target / WEIGHTS_FILE
     save_file(packed, file, metadata={"format": "pt"})
-    for name in ("adapter_config.json", "cca.json", "README.md"):
+    for name in (CONFIG_FILE, SETTINGS_FILE, _CARD):
         (target / name).write_bytes((source / name).read_bytes())
     return file.stat().st_size
 

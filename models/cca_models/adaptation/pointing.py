@@ -29,7 +29,6 @@ class Pointing:
 
     def __init__(self, heads: Sequence[Head], batch: Batch, *, group_size: int) -> None:
         self._heads = {layer: [h for at, h in heads if at == layer] for layer, _ in heads}
-        self._wanted = len(heads)
         self._batch, self._group_size = batch, group_size
         self._mass: dict[Head, Tensor] = {}
         self._closed = not len(batch.looks)

@@ -213,13 +213,13 @@ def collate(kind: RowKind, rows: Sequence[Row], length: int, *, pad: int) -> Bat
             looks.append((number, look.start, look.end))
     flat_places = np.concatenate([np.zeros(0, np.int64), *taught]).astype(np.int64)
     flat_weights = np.concatenate([np.zeros(0), *weights])
+    if len(flat_weights):
+        flat_weights /= flat_weights.mean()
     return Batch(
         kind,
         torch.from_numpy(ids),
         torch.from_numpy(flat_places),
-        torch.from_numpy(
-            flat_weights / max(1e-9, flat_weights.mean()) if len(weights) else flat_weights
-        ).float(),
+        torch.from_numpy(flat_weights).float(),
         torch.tensor(looks, dtype=torch.long).reshape(-1, 3),
         torch.tensor(gold, dtype=torch.long).reshape(-1, 3),
     )

@@ -111,8 +111,7 @@ class Arranger:
         most = int(np.interp(length, _LENGTHS, _QUESTIONS))
         room = length - row.length - _TURN * most
         chosen, asked = self._choose(rng, most, room)
-        contexts = self._flat["question_context"]
-        barred = {int(contexts[question]) for question, absent in asked if absent}
+        barred = {self._context_of(question) for question, absent in asked if absent}
         inserted = self._fill(rng, chosen, barred, room)
         rng.shuffle(inserted)
         titled = rng.random() < 0.6
@@ -133,7 +132,7 @@ class Arranger:
         row = Row()
         row.add(self._wording.prefix)
         question = self._questions.draw(rng)
-        context = int(self._flat["question_context"][question])
+        context = self._context_of(question)
         gold = [int(p) for p in self._a["gold"][question]]
         own = [int(p) for p in self._a["context_pieces"][context]]
         if not gold and len(own) <= 3:
@@ -206,7 +205,7 @@ class Arranger:
         while len(asked) < most - absent and tries < 6 * most:
             tries += 1
             question = self._questions.draw(rng)
-            context = int(self._flat["question_context"][question])
+            context = self._context_of(question)
             if context in chosen:
                 continue
             cost = int(self._context_tokens[context]) + 12
@@ -224,7 +223,7 @@ class Arranger:
         # As many without an answer as belong to those with one.
         for _ in range(round(len(asked) * absent / max(1, most - absent))):
             question = self._questions.draw(rng)
-            if int(self._flat["question_context"][question]) not in present:
+            if self._context_of(question) not in present:
                 asked.append((question, True))
         return chosen, asked
 
@@ -253,10 +252,7 @@ class Arranger:
                 items.append(text[at : at + step])
                 at, used = at + step, used + step + 2
                 continue
-            if near:
-                context = near.pop()
-            else:
-                context = int(self._flat["question_context"][self._questions.draw(rng)])
+            context = near.pop() if near else self._context_of(self._questions.draw(rng))
             cost = int(self._context_tokens[context]) + 12
             out = context in present or context in barred or self._flat["held_out"][context]
             if out or used + cost > room:
@@ -305,7 +301,7 @@ class Arranger:
                 continue
             row.add(turn)
             start, end = row.add(ids)
-            context = int(self._flat["question_context"][question])
+            context = self._context_of(question)
             if not absent and context in places:
                 first = int(self._piece_starts[context])
                 gold = [places[context][int(p) - first] for p in self._a["gold"][question]]
@@ -313,9 +309,12 @@ class Arranger:
                     row.looks.append(Look(start, end, gold))
             row.add([*answer, *wording.end], taught=True)
 
+    def _context_of(self, question: int) -> int:
+        return int(self._flat["question_context"][question])
+
     def _any_piece(self, rng: Generator) -> int:
         """Draw a piece of some question's context."""
-        context = int(self._flat["question_context"][self._questions.draw(rng)])
+        context = self._context_of(self._questions.draw(rng))
         return int(rng.choice(self._a["context_pieces"][context]))
 
     def _cost(self, piece: int) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from cca_models.errors import ContextTooLongError
 from cca_models.evaluation.record import Record
+from cca_models.evaluation.results import in_order
 from cca_models.evaluation.types import Method, Row, Task, TaskResult, Unit
 from cca_models.fingerprints import file_sha256
 
@@ -58,9 +59,7 @@ def run_task(
                 progress(task.name, count, total)
     wanted = {(unit.key, name) for unit in units for name in names}
     rows = [row for row in record.rows(task.name) if (row["unit"], row["method"]) in wanted]
-    order = {name: place for place, name in enumerate(names)}
-    rows.sort(key=lambda row: (row.get("length") or 0, order[row["method"]]))
-    return _result(task, rows, methods, names, units)
+    return _result(task, in_order(rows, methods=names), methods, names, units)
 
 
 def _run(task: Task, unit: Unit, method: Method) -> list[Row]:
