@@ -121,6 +121,43 @@ def test_a_folder_without_data_is_named(tmp_path: Path, checkpoint: Checkpoint) 
         prepare(tmp_path, checkpoint.path, tmp_path / "c")
 
 
+def test_summaries_may_be_missing(
+    tmp_path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "_BLANKS", 20)
+    monkeypatch.setattr(corpora, "_FACTS", 20)
+    folder = make_data(tmp_path / "data")
+    (folder / "summarise" / "scitldr.train.jsonl").unlink()
+    bare = prepare(folder, checkpoint.path, tmp_path / "c", workers=1)
+    source = batches(bare, tokenizer)
+    assert {source[i].kind for i in range(30)} == {"text", "questions", "few"}
+
+
+def test_among_many_passages_only_questions_that_name_theirs_are_asked(
+    tmp_path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "_BLANKS", 20)
+    monkeypatch.setattr(corpora, "_FACTS", 20)
+    folder = make_data(tmp_path / "data")
+    file = folder / "qa" / "squadshifts_new_wiki.train.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    vague = "What did the author of these lines like?"
+    records += [{**record, "id": f"v{i}", "question": vague} for i, record in enumerate(records)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    corpus = prepare(folder, checkpoint.path, tmp_path / "c", workers=1)
+    asked = corpus.arrays["questions"]
+    named = {
+        written(tokenizer, torch.tensor(asked[i].astype(int)))
+        for i in range(len(asked))
+        if corpus.flat["named"][i]
+    }
+    assert not any(vague in text for text in named) and len(named) > 20
+    source = batches(corpus, tokenizer)
+    for batch in (source[i] for i in range(40)):
+        vague_asked = vague.lower()[:-1] in written(tokenizer, batch.ids.flatten()).lower()
+        assert not vague_asked or batch.kind == "few"
+
+
 def test_a_damaged_line_is_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
     folder = make_data(tmp_path / "data")
     with (folder / "pretrain" / "books-00.jsonl").open("a") as file:

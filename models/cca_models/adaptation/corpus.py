@@ -2,8 +2,9 @@
 
 Three tables. *Texts*: whole documents for language modelling. *Contexts* with *questions*: every
 context is cut into pieces as the reader cuts passages, and each question knows its context, the
-pieces that hold its answer, and the pieces of other contexts that BM25 takes for relevant.
-*Summaries*: documents with a summary and, for some, the request that it answers.
+pieces that hold its answer, the pieces of other contexts that BM25 takes for relevant, and whether
+its words name its own context among all. *Summaries*: documents with a summary and, for some, the
+request that it answers.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cca_models.adaptation.context_pieces import Context, Question, cut_contexts
-from cca_models.adaptation.neighbours import nearest_pieces
+from cca_models.adaptation.neighbours import find_neighbours
 from cca_models.adaptation.ragged import Ids, Ragged
 from cca_models.adaptation.sources import Source, available, read_records
 from cca_models.adaptation.synthetic import blanks, facts
@@ -30,7 +31,7 @@ from cca_models.reading.passages import sentences
 from cca_models.reading.prompts import QUESTION
 from cca_models.tokenizer import Tokenizer, load_tokenizer
 
-_FORMAT = 4
+_FORMAT = 5
 # Questions made from the texts, as two more sources: "blanks" and "facts".
 _BLANKS, _FACTS = 50_000, 8_000
 _ARRAYS = (
@@ -43,6 +44,7 @@ _FLAT = (
     "text_source",
     "context_source",
     "question_context",
+    "named",
     "summary_source",
     "sentences",
 )
@@ -193,15 +195,17 @@ def _write(
     }
     if on_source:
         on_source("neighbours")
-    made["neighbours"] = Ragged.of(
-        nearest_pieces(contexts, questions, sources=len(sources)), np.int32
-    )
+    neighbours = find_neighbours(contexts, questions, sources=len(sources))
+    made["neighbours"] = Ragged.of(neighbours.pieces, np.int32)
     flat = {
         "text_source": np.asarray(text_source, np.int32),
         "context_source": np.asarray([c.source for c in contexts], np.int32),
         "held_out": np.asarray([_is_held_out(c) for c in contexts], np.bool_),
         "question_context": np.asarray([q.context for q in questions], np.int32),
-        "summary_source": np.asarray([[documents[i][0], i] for i, _ in summaries], np.int32),
+        "named": np.asarray(neighbours.named, np.bool_),
+        "summary_source": np.asarray(
+            [[documents[i][0], i] for i, _ in summaries], np.int32
+        ).reshape(-1, 2),
         "sentences": np.asarray([_sentences(s) for _, s in summaries], np.int32),
     }
     for name, array in made.items():

@@ -81,6 +81,8 @@ class Arranger:
             self._flat["held_out"][contexts], -1, self._flat["context_source"][contexts]
         )
         self._questions = _Draw(sources, names, shares)
+        # Among many passages a question must say which of them it means.
+        self._named = _Draw(np.where(self._flat["named"], sources, -1), names, shares)
         self._texts = _Draw(
             self._flat["text_source"], names, text_shares, weight=self._a["texts"].lengths()
         )
@@ -204,7 +206,7 @@ class Arranger:
         absent = rng.binomial(most, self.absent_among_many)
         while len(asked) < most - absent and tries < 6 * most:
             tries += 1
-            question = self._questions.draw(rng)
+            question = self._named.draw(rng)
             context = self._context_of(question)
             if context in chosen:
                 continue
@@ -213,7 +215,11 @@ class Arranger:
                 continue
             chosen.append(context)
             used += cost
-            here = [int(q) for q in self._of_context[context] if q != question]
+            here = [
+                int(q)
+                for q in self._of_context[context]
+                if q != question and self._flat["named"][q]
+            ]
             rng.shuffle(here)
             # More from a long context: reading it cost more.
             several = int(rng.integers(0, 5 + min(8, cost // 400)))
@@ -222,7 +228,7 @@ class Arranger:
         present = set(chosen)
         # As many without an answer as belong to those with one.
         for _ in range(round(len(asked) * absent / max(1, most - absent))):
-            question = self._questions.draw(rng)
+            question = self._named.draw(rng)
             if self._context_of(question) not in present:
                 asked.append((question, True))
         return chosen, asked
