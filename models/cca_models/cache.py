@@ -7,8 +7,9 @@ rows with equal padding keeps a LayerMemory of its own.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from cca_models.attention import Handle, Padding, settings_of
 from cca_models.config import CCAConfig
 from cca_models.errors import MemoryFileError
-from cca_models.layer_memory import KEPT, LayerMemory
+from cca_models.layer_memory import KEPT, Layer, LayerMemory
+
+
+class RowLayer(Layer, Protocol):
+    """The memory of one layer, whose rows can be chosen and repeated."""
+
+    def fork(self) -> Self:
+        """Make a second memory that goes its own way from here."""
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a change of rows or of device to all tensors."""
 
 
 class CCACacheLayer(CacheLayerMixin):
@@ -27,11 +38,15 @@ class CCACacheLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = False
 
-    def __init__(self, config: CCAConfig | None = None) -> None:
+    def __init__(
+        self, config: CCAConfig | None = None, *, make: Callable[[], RowLayer] | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.config = config or CCAConfig()
+        # Another attention's memories behind the same hook: see cca_models.peers.hook.
+        self._make = make or partial(LayerMemory, self.config)
         self._read = 0  # tokens read, padding included
-        self._parts: list[tuple[int, list[int], LayerMemory]] = []  # padding, rows, memory
+        self._parts: list[tuple[int, list[int], RowLayer]] = []  # padding, rows, memory
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Note dtype and device; memories are made when the padding is known."""
@@ -85,7 +100,7 @@ class CCACacheLayer(CacheLayerMixin):
             raise ValueError("expected the rows of the earlier tokens, got others")
         for pad in sorted({left[row] for row in waiting if left[row] < end}):
             rows = [row for row in waiting if left[row] == pad]
-            self._parts.append((pad, rows, LayerMemory(self.config)))
+            self._parts.append((pad, rows, self._make()))
 
     def get_seq_length(self) -> int:
         """Count the tokens read, padding included."""
@@ -108,7 +123,7 @@ class CCACacheLayer(CacheLayerMixin):
 
     def fork(self) -> "CCACacheLayer":
         """Make a second layer that goes its own way from here."""
-        twin = CCACacheLayer(self.config)
+        twin = CCACacheLayer(self.config, make=self._make)
         if self.is_initialized:
             twin.dtype, twin.device, twin.is_initialized = self.dtype, self.device, True
         twin._read = self._read

@@ -86,6 +86,12 @@ class Decoder:
         """Make an empty memory of a layer, with room for so many tokens if that is known."""
         return LayerMemory(config, capacity=capacity)
 
+    def new_layer_memories(
+        self, config: CCAConfig, *, capacity: int, rotary: Rotary
+    ) -> Sequence[Layer]:
+        """Make an empty memory for every layer; what it reads is rotated by `rotary`."""
+        return [self.new_layer_memory(config, capacity=capacity) for _ in range(self.num_layers)]
+
     def stepper(self, config: CCAConfig) -> "Stepper | None":
         """Give what reads token after token faster than `forward`, if there is such a thing."""
         return None

@@ -89,13 +89,11 @@ class LanguageModel:
             ContextTooLongError: If the positions do not reach that far.
         """
         room = capacity if room is None else room
-        layers = [
-            self.decoder.new_layer_memory(self.cca, capacity=room)
-            for _ in range(self.decoder.num_layers)
-        ]
+        rotary = Rotary(self.rope.frequencies(capacity))
+        layers = self.decoder.new_layer_memories(self.cca, capacity=room, rotary=rotary)
         return Memory(
             layers,
-            rotary=Rotary(self.rope.frequencies(capacity)),
+            rotary=rotary,
             stretch=self.rope.stretch(capacity),
             capacity=self.rope.capacity(capacity),
             room=room,
