@@ -41,10 +41,13 @@ def parse_methods(text: str) -> tuple[str, ...]:
     from cca_models.benchmarks import METHODS
 
     chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if "all" in chosen:
+        return METHODS
     for method in chosen:
         if method not in METHODS:
             raise UsageError(
-                f"--methods {text}: {method!r} is unknown", hint=f"--methods {','.join(METHODS)}"
+                f"--attn {text}: {method!r} is unknown",
+                hint=f"--attn all, or some of {','.join(METHODS)}",
             )
     return chosen
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Provenance",
+    "attention_table",
     "check_line",
     "csv_text",
     "finished_line",
@@ -125,6 +126,35 @@ def table(rows: Sequence[Row]) -> str:
     return markdown_table(_HEADER, [_cells(row) for row in rows], text=_TEXT_COLUMNS)
 
 
+_ATTENTION_HEADER = (
+    "attention", "training", "prefill", "decode", "KV kept", "reaches all", "full below", "source",
+)  # fmt: skip
+
+
+def attention_table(attentions: Sequence[Mapping[str, Any]]) -> str:
+    """Write what the attentions are, as a Markdown table, and below it what of them is ours."""
+    lines = [
+        (
+            one["name"],
+            "needed" if one["needs_tuning"] else "none",
+            one["prefill"],
+            one["decode"],
+            one["kv_kept"],
+            "yes" if one["reaches_all"] else "no",
+            "always" if one["exact"] else f"{one['shortest']:,}" if one["shortest"] else "never",
+            one["paper"],
+        )
+        for one in attentions
+    ]
+    text = markdown_table(_ATTENTION_HEADER, lines, text=set(_ATTENTION_HEADER) - {"full below"})
+    for one in attentions:
+        settings = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in one["settings"].items())
+        said = "; ".join(part for part in (settings, one["adapted"], one["note"]) if part)
+        if said:
+            text += f"\n{one['name']}: {said}"
+    return text
+
+
 def markdown_table(
     header: Sequence[str], lines: Sequence[Sequence[str]], *, text: Collection[str]
 ) -> str:
@@ -216,10 +246,16 @@ def csv_text(rows: Sequence[Row], provenance: Provenance) -> str:
     return out.getvalue()
 
 
-def json_value(rows: Sequence[Row], check: LogitCheck, provenance: Provenance) -> Mapping[str, Any]:
+def json_value(
+    rows: Sequence[Row],
+    check: LogitCheck,
+    provenance: Provenance,
+    attentions: Sequence[Mapping[str, Any]],
+) -> Mapping[str, Any]:
     """Build the object of --json; times in seconds or, where named so, ms; sizes in bytes."""
     return {
         "provenance": asdict(provenance),
+        "attentions": list(attentions),
         "check": asdict(check),
         "rows": [{**_record(row), "samples": [asdict(s) for s in row.samples]} for row in rows],
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cca_cli.errors import UsageError
 from cca_cli.formatting import format_bytes
+from cca_models.attention_names import PEERS
 
 if TYPE_CHECKING:
     from cca_models.benchmarks_results import Row
@@ -16,6 +17,9 @@ __all__ = ["check_plot", "save_plot"]
 
 _FORMATS = (".png", ".svg", ".pdf")
 _STYLES = {"full": ("#c44e52", "s"), "cca": ("#3060a8", "o")}
+# For all others, in the order in which they come; thinner, so that the first two stand out.
+_COLORS = ("#8c613c", "#6a3d9a", "#2a9d8f", "#e08214", "#7f7f7f", "#b5179e", "#606c38", "#0096c7")
+_MARKERS = ("^", "v", "D", "P", "X", "<", ">", "*")
 _NAMES = {"full": "full (dense SDPA)", "cca": "cca"}
 
 
@@ -75,12 +79,23 @@ def _draw(
     axes: Any, rows: Sequence[Row], value: Callable[[Row], float | None], *, sampling: bool
 ) -> None:
     """Draw one method: a line, its points hollow where they were sampled."""
-    color, marker = _STYLES.get(rows[0].method, ("#555555", "^"))
+    color, marker, width = _style(rows[0].method)
     points = [(row.length, y, sampling and bool(row.sampled)) for row in rows if (y := value(row))]
-    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=color, linewidth=1.6)
+    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=color, linewidth=width)
     for x, y, hollow in points:
         face = "white" if hollow else color
-        axes.plot(x, y, marker=marker, color=color, markerfacecolor=face, markersize=7)
+        axes.plot(x, y, marker=marker, color=color, markerfacecolor=face, markersize=4 * width)
+
+
+def _style(method: str) -> tuple[str, str, float]:
+    """Give colour, marker and width of line; a method looks alike in every picture."""
+    if method in _STYLES:
+        return (*_STYLES[method], 1.8)
+    place = list(PEERS).index(method) if method in PEERS else len(PEERS)
+    # Eight colours; a second round of them has the markers moved on.
+    shift = place // len(_COLORS)
+    marker = _MARKERS[(place + shift) % len(_MARKERS)]
+    return _COLORS[place % len(_COLORS)], marker, 1.1
 
 
 def _scale(axes: Any, lengths: Sequence[int], label: Callable[[float], str], *, base: int) -> None:
@@ -107,7 +122,7 @@ def _legend(rows: Sequence[Row]) -> list[Any]:
 
     handles = []
     for method in dict.fromkeys(row.method for row in rows):
-        color, marker = _STYLES.get(method, ("#555555", "^"))
+        color, marker, _ = _style(method)
         handles.append(Line2D([], [], color=color, marker=marker, label=_NAMES.get(method, method)))
     if any(row.sampled for row in rows):
         hollow = Line2D([], [], color="#777777", markerfacecolor="white", linestyle="none")

@@ -36,7 +36,12 @@ class Chosen:
 
 
 def check_request(
-    tasks: Sequence[str], methods: str, *, data: Path | None, data_file: Path | None
+    tasks: Sequence[str],
+    methods: str,
+    *,
+    data: Path | None,
+    data_file: Path | None,
+    untuned: bool = False,
 ) -> Chosen:
     """Check names and files before a model is loaded.
 
@@ -52,11 +57,18 @@ def check_request(
         if name not in task_names():
             raise UsageError(f"task {name!r} is unknown", hint=f"one of {', '.join(task_names())}")
     chosen = tuple(dict.fromkeys(part.strip() for part in methods.split(",")))
+    if "all" in chosen:
+        chosen = tuple(name for name in method_names() if untuned or name not in _untuned())
     for name in chosen:
         if name not in method_names():
             raise UsageError(
                 f"--method {methods}: {name!r} is unknown",
-                hint=f"--method {','.join(method_names())}",
+                hint=f"--method {','.join(method_names())}, or all",
+            )
+        if name in _untuned() and not untuned:
+            raise UsageError(
+                f"--method {name}: a checkpoint must be trained for it, and none is",
+                hint="--untuned evaluates it all the same; its answers mean little",
             )
     if data_file is not None and (data is not None or len(names) > 1):
         raise UsageError(
@@ -70,6 +82,13 @@ def check_request(
     needed = ("torchmetrics", "rapidfuzz", "rouge") if "longbench" in names else ("torchmetrics",)
     expect_packages("evaluating", needed, extra="eval")
     return Chosen(tasks=names, methods=chosen, data=data, data_file=data_file)
+
+
+def _untuned() -> frozenset[str]:
+    """Give the attentions that nobody trained a checkpoint for."""
+    from cca_models.attention_names import PEERS
+
+    return frozenset(name for name, outline in PEERS.items() if outline.needs_tuning)
 
 
 def check_plot(path: Path, tasks: Sequence[str]) -> None:

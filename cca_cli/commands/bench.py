@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cca_cli.console import Console
+from cca_cli.errors import UsageError
 from cca_cli.model_loading import DEFAULT_GROUP_SIZE, DEFAULT_MODEL, DEFAULT_WINDOW
 from cca_cli.options import (
     DebugOpt,
@@ -32,7 +33,9 @@ def bench(
     methods: Annotated[
         str,
         typer.Option(
-            metavar="LIST", help="full: transformers' LLaMA with SDPA; cca: the engine of cca."
+            "--attn",
+            metavar="LIST",
+            help="full: transformers' LLaMA with SDPA; cca; others by name; or all.",
         ),
     ] = "full,cca",
     model: ModelOpt = DEFAULT_MODEL,
@@ -73,6 +76,19 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Also draw them (.png, .svg, .pdf; needs cca[plot])."),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Set the figures beside those of an earlier --json."),
+    ] = None,
+    max_regress: Annotated[
+        str | None,
+        typer.Option(
+            "--max-regress",
+            metavar="PERCENT",
+            show_default=False,
+            help="With --compare: exit code 9 if a figure is worse by more than this.",
+        ),
+    ] = None,
     ops: Annotated[
         bool,
         typer.Option("--ops", help="Measure single operations instead; needs a CUDA GPU."),
@@ -94,6 +110,9 @@ def bench(
 
     Both run the checkpoint's weights without an adapter: what they cost does not depend on it.
 
+    Others are StreamingLLM, LM-Infinite, MInference, XAttention, LongLoRA, Longformer, BigBird,
+    NSA, MoBA, Quest and SnapKV, all with the same weights; docs/peers.md has what each is.
+
     A row is marked measured, sampled (it would have taken longer than --budget), oom (it does
     not fit) or failed. docs/benchmarks.md says how the figures are made.
 
@@ -104,14 +123,25 @@ def bench(
     \b
     Examples:
       cca bench --len 4k,32k,128k
+      cca bench --len 16k --attn all --json > bench.json
       cca bench --len 128k --shape llama2-7b --device cuda --plot bench.png
       cca bench --len 1k --json | jq '.rows[].kv_bytes'
+      cca bench --len 4k --compare bench.json --max-regress 5%
       cca bench --ops --no-flex
       cca bench --tune --json > tiles.json
     """
     # Listing the commands must not wait for what only measuring needs.
+    from dataclasses import asdict
+
+    from cca_cli.bench_compare import (
+        changes_of,
+        comparison_table,
+        fail_if_worse,
+        load_earlier,
+        parse_limit,
+    )
     from cca_cli.bench_options import check_output, parse_lengths, parse_methods
-    from cca_cli.bench_output import check_line, csv_text, json_value, table
+    from cca_cli.bench_output import attention_table, check_line, csv_text, json_value, table
     from cca_cli.bench_plot import check_plot, save_plot
     from cca_cli.bench_run import (
         describe,
@@ -120,6 +150,7 @@ def bench(
         prepare_workload,
         run_cells,
     )
+    from cca_models.benchmarks import describe_attentions
 
     console = Console.of(ctx)
     group_size, window = group_size or DEFAULT_GROUP_SIZE, window or DEFAULT_WINDOW
@@ -137,6 +168,10 @@ def bench(
         )  # fmt: skip
         return
     tokens, chosen = parse_lengths(lengths), parse_methods(methods)
+    earlier = load_earlier(compare) if compare is not None else None
+    if max_regress is not None and earlier is None:
+        raise UsageError("--max-regress needs --compare", hint="--compare bench.json")
+    limit = parse_limit(max_regress) if max_regress is not None else None
     if plot is not None:
         check_plot(plot)
         check_output(plot, "--plot")
@@ -150,7 +185,9 @@ def bench(
     machine = look_at_machine(console, work, longest=max(tokens))
     turns = repeat or (3 if machine.device.startswith("cuda") else 1)
     provenance = describe(work, machine, lengths=tokens, methods=chosen, repeat=turns)
+    attentions = describe_attentions(work, chosen)
     rows, check = run_cells(console, work, machine, provenance)
+    changes = changes_of(rows, earlier) if earlier is not None else []
     if csv is not None:
         csv.write_text(csv_text(rows, provenance), encoding="utf-8")
     if plot is not None:
@@ -160,6 +197,12 @@ def bench(
         console.result(provenance.line() + "\n")
         console.result(table(rows) + "\n")
         console.result(check_line(check, machine.dtype))
+        if set(chosen) - {"full", "cca"}:
+            console.result("\n" + attention_table(attentions))
+        if earlier is not None:
+            console.result("\n" + comparison_table(changes, earlier, asdict(provenance)))
     else:
-        console.json(json_value(rows, check, provenance))
+        console.json(json_value(rows, check, provenance, attentions))
     fail_if_any_failed(rows)
+    if earlier is not None and limit is not None:
+        fail_if_worse(changes, earlier, limit=limit)

@@ -48,9 +48,14 @@ def evaluate(
         typer.Option(
             "--method",
             metavar="LIST",
-            help="focus, core: CCA; full: dense; lexical: BM25; window: CCA without core tokens.",
+            help="focus, core: CCA; full: dense; lexical: BM25; window: CCA without core tokens; "
+            "an attention of `cca bench`; or all.",
         ),
     ] = "focus,core,full",
+    untuned: Annotated[
+        bool,
+        typer.Option("--untuned", help="Evaluate attentions that nobody trained the model for."),
+    ] = False,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -118,7 +123,7 @@ def evaluate(
     from cca_cli.model_loading import open_model
 
     console = Console.of(ctx)
-    chosen = check_request(tasks, methods, data=data, data_file=data_file)
+    chosen = check_request(tasks, methods, data=data, data_file=data_file, untuned=untuned)
     tokens = parse_lengths(lengths) if lengths is not None else ()
     for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:

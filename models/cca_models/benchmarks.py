@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cca_models.attention_names import PEERS
 from cca_models.benchmarks_memory import free_host_bytes
 from cca_models.benchmarks_process import Report, TaskFailed, run_task
 from cca_models.benchmarks_results import Measurement
-from cca_models.benchmarks_sizes import Needs, cca_needs, dense_needs
+from cca_models.benchmarks_sizes import Needs, cca_needs, dense_needs, peer_needs
 from cca_models.config import CCAConfig
 from cca_models.errors import ModelError
 
-METHODS = ("full", "cca")
+METHODS = ("full", "cca", *PEERS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +129,11 @@ def inspect_machine(work: Workload) -> Machine:
         raise ModelError(error.message, hint=error.hint) from error
 
 
+def describe_attentions(work: Workload, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Say what attentions are, need and keep: the fields of cca_models.peers.AttentionRecord."""
+    return list(run_task(work.task("records", methods=list(methods))).values())
+
+
 def plan_case(work: Workload, machine: Machine, method: str, length: int) -> Case:
     """Work out whether a cell fits into what is free now."""
     cpu = machine.device.startswith("cpu")
@@ -144,6 +150,8 @@ def plan_case(work: Workload, machine: Machine, method: str, length: int) -> Cas
         if needs.total > free:
             chunked = dense_needs(work.config, **sizes, one_shot=False)
             one_shot, needs = (False, chunked) if chunked.total <= needs.total else (True, needs)
+    elif method in PEERS:
+        needs = peer_needs(work.config, **sizes, peer=PEERS[method])
     else:
         needs = cca_needs(work.config, **sizes, cca=work.cca)
     return Case(method=method, length=length, needs=needs, free_bytes=free, one_shot=one_shot)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cca_models.attention_names import Outline
 from cca_models.config import CCAConfig
 
 _LLAMA = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
@@ -58,6 +59,8 @@ CCA_CHUNK = 1024
 DENSE_CHUNK = 2048
 # On a GPU the engine's chunk is what fits here, the raw tokens on their way included.
 _CUDA_STATES = 3 << 29
+# Tokens that a peer which forgets keeps at most, and queries that it scores at a time.
+_PEER_KEPT, _PEER_BLOCK = 8192, 128
 # The interpreter with its libraries on a CPU; workspaces of the matrix products on a GPU.
 _FIXED = {"cpu": 768 << 20, "cuda": 512 << 20}
 
@@ -184,4 +187,20 @@ def cca_needs(
     else:
         # Raw buffers have room for a chunk more than the window while they are being read into.
         work += chunk * kv_bytes_per_token(config, itemsize)
+    return _sum_up(_weight_bytes(config, itemsize), kv, work, device)
+
+
+def peer_needs(
+    config: Mapping[str, Any], *, length: int, new_tokens: int, itemsize: int, device: str,
+    peer: Outline,
+) -> Needs:  # fmt: skip
+    """Add up what a peer needs: its keys and values, one piece's states, a block of scores."""
+    per_token = kv_bytes_per_token(config, itemsize)
+    kept = length if peer.kv_kept == "all" else min(length, _PEER_KEPT)
+    # One layer's buffers exist twice while they grow.
+    kv = per_token * (kept + new_tokens)
+    piece = length if peer.whole_prompt else min(length, CCA_CHUNK)
+    work = per_token * max(kept, piece) // int(config["num_hidden_layers"])
+    work += _activation_bytes(config, piece, itemsize)
+    work += 4 * int(config["num_attention_heads"]) * min(length, _PEER_BLOCK) * length
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import torch
 
+from cca_models.attention_names import PEERS
 from cca_models.benchmarks_cells import CCAContender, Contender, measure_cell, random_ids
 from cca_models.benchmarks_memory import PeakMemory, free_bytes
 from cca_models.benchmarks_weights import benchmark_weights
@@ -117,6 +118,13 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         contender = DenseContender(
             task["config"], weights, length=length, seed=seed, one_shot=task["one_shot"]
         )
+    elif task["method"] in PEERS:
+        from cca_models.benchmarks_peers import PeerContender
+
+        contender = PeerContender(
+            Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]), weights,
+            peer=task["method"], length=length, new_tokens=int(task["new_tokens"]), seed=seed,
+        )  # fmt: skip
     else:
         contender = CCAContender(
             Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]),
@@ -179,7 +187,23 @@ def _path(task: Mapping[str, Any]) -> Path | None:
     return Path(task["path"]) if task["path"] else None
 
 
-_TASKS = {"machine": _machine, "cell": _cell, "check": _check}
+def _records(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
+    """Say what the attentions of a task are."""
+    from cca_models.peers.records import record
+
+    kept = (
+        "name", "title", "settings", "paper", "code", "needs_tuning", "prefill", "decode",
+        "kv_kept", "exact", "reaches_all", "shortest", "adapted", "whole_prompt", "note",
+    )  # fmt: skip
+    found = [record(name) for name in task["methods"]]
+    return {one.name: {name: _plain(getattr(one, name)) for name in kept} for one in found}
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+_TASKS = {"machine": _machine, "cell": _cell, "check": _check, "records": _records}
 
 if __name__ == "__main__":
     main()

@@ -9,21 +9,26 @@ focus    CCA locates passages, which are read again
 lexical  BM25 locates passages; nothing is remembered
 window   CCA without its core tokens
 
-`register` adds another: anything that makes a Method of a Workshop.
+Every attention of cca_models.peers is a method of its own name, too: the context is read with it,
+and the question goes on from what it keeps. `register` adds another: anything that makes a Method
+of a Workshop.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cca_models.attention_names import PEERS
 from cca_models.evaluation.contexts import Context, PassageReader, TextCache
 from cca_models.evaluation.sliding import SlidingDecoder
 from cca_models.evaluation.types import By, EvaluationError, Method, Reply
+from cca_models.peers import peer_model
 from cca_models.reading.answering import Writing
 from cca_models.reading.types import ReadMode
 
@@ -58,7 +63,7 @@ class Workshop:
 
     def memory(self, model: "LanguageModel", context: Context, capacity: int) -> "Memory":
         """Read a context; the last memory is kept for methods that remember alike."""
-        known = (model.cca, type(model.decoder), capacity)
+        known = (model.cca, model.decoder, capacity)
         if self._memory is None or self._memory[0] != known:
             # First let go of the other: two may not fit.
             self._memory = None
@@ -213,6 +218,11 @@ def _lexical(workshop: Workshop) -> Method:
     return ReaderMethod("lexical", workshop, reads="lexical")
 
 
+def _peer(workshop: Workshop, *, name: str) -> Method:
+    model = peer_model(workshop.model, name)
+    return ScoringReaderMethod(name, workshop, reads="core", remember=lambda _: model)
+
+
 def trained_tokens(model: "LanguageModel") -> int:
     """Give the longest text that a model's weights were trained on, its adapter's included."""
     return model.adapted_tokens or model.checkpoint.trained_tokens
@@ -227,8 +237,10 @@ _FACTORIES: dict[str, Callable[[Workshop], Method]] = {
 }
 
 
+_FACTORIES |= {name: partial(_peer, name=name) for name in PEERS}
+
 # Those that have a probability for every token.
-_SCORING = {"core", "full", "window"}
+_SCORING = {"core", "full", "window", *PEERS}
 
 
 def register(name: str, factory: Callable[[Workshop], Method], *, scoring: bool = False) -> None:
