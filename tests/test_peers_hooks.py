@@ -115,6 +115,27 @@ def test_every_peer_is_a_method_of_eval(model: LanguageModel, name: str) -> None
     assert isinstance(reading.ask("Who wrote?", max_new_tokens=3).text, str)
 
 
+@pytest.mark.parametrize("name", ["streaming-llm", "minference", "moba", "quest"])
+def test_the_fused_decoder_gives_the_same(model: LanguageModel, name: str) -> None:
+    """Without a GPU its kernels run under Triton's interpreter."""
+    from cca_models.fused_decoder import FusedDecoder
+    from cca_models.weights import load_weights
+
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = load_weights(model.checkpoint.path, device=where, dtype=torch.float32)
+    decoder = FusedDecoder(model.checkpoint.config, weights)
+    fused = LanguageModel(model.checkpoint, model.tokenizer, decoder, cca=CCA)
+    ids = random_ids(90)
+    found = []
+    for one in (model, fused):
+        twin = peer_model(one, name, **SMALL[name])
+        assert isinstance(twin.decoder, type(one.decoder)) and twin.decoder is not one.decoder
+        memory = twin.new_memory(200)
+        logits = [twin.prefill(memory, ids), *(twin.prefill(memory, [t]) for t in ids[:3])]
+        found.append(torch.stack(logits).cpu())
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=0)
+
+
 def test_an_unknown_name_or_setting_is_refused(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match=r"expected one of .*moba"):
         peer_model(model, "magic")

@@ -1,18 +1,17 @@
 """A peer in a benchmark: the engine with a peer's memories, read in chunks or in one piece."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cca_models.benchmarks_cells import CCAContender, wait_for
 from cca_models.benchmarks_sampling import steady_seconds
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
+from cca_models.decoder import Decoder
 from cca_models.memory import Memory
-from cca_models.peers.decoder import PeerDecoder
+from cca_models.peers.decoder import read_with
 from cca_models.peers.past import PeerLayer
 from cca_models.peers.records import record
 
@@ -25,7 +24,7 @@ class PeerContender(CCAContender):
 
     Args:
         checkpoint: Name and config; its files are not read.
-        weights: Its tensors.
+        decoder: Its layers.
         peer: Name of the attention.
         length: Tokens to be read.
         new_tokens: Tokens to be written after them.
@@ -35,7 +34,7 @@ class PeerContender(CCAContender):
     def __init__(
         self,
         checkpoint: Checkpoint,
-        weights: Mapping[str, Tensor],
+        decoder: Decoder,
         *,
         peer: str,
         length: int,
@@ -44,7 +43,7 @@ class PeerContender(CCAContender):
     ) -> None:
         self._whole = record(peer).whole_prompt
         super().__init__(
-            checkpoint, PeerDecoder(checkpoint.config, weights, peer=record(peer)),
+            checkpoint, read_with(decoder, peer),
             cca=CCAConfig(), length=length, new_tokens=new_tokens, seed=seed,
         )  # fmt: skip
 

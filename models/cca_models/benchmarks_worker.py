@@ -122,7 +122,8 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         from cca_models.benchmarks_peers import PeerContender
 
         contender = PeerContender(
-            Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]), weights,
+            Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]),
+            make_decoder(task["config"], weights),
             peer=task["method"], length=length, new_tokens=int(task["new_tokens"]), seed=seed,
         )  # fmt: skip
     else:

@@ -126,17 +126,22 @@ class FusedDecoder(Decoder):
         gate_up, act = x.new_empty(B * L, 2 * self.inner), x.new_empty(B * L, self.inner)
         for i in range(self.num_layers if last_layer is None else last_layer + 1):
             layer, memory = self._layers[i], memories[i]
-            assert isinstance(memory, StaticLayerMemory)
             probe = probes.get(i) if probes else None
             # What a probe has seen may be kept: no other layer writes there.
             q = torch.empty_like(spare) if probe is not None else spare
             rms_norm_fwd(x, layer["input_layernorm.weight"], eps=self.eps, out=h)
             _project(h, layer, "self_attn.qkv_proj", out=qkv)
-            raw = memory.append(shape)
-            rotary_fwd(qkv, cos, sin, q=q, k=raw.new_k, v=raw.new_v)
             # Nobody but a probe reads what the last layer makes of the other tokens.
             last_only = i + 1 == self.num_layers and not every and probe is None
-            o = memory.look(raw, q, scale=self.scale, last_only=last_only, probe=probe)
+            if isinstance(memory, StaticLayerMemory):
+                raw = memory.append(shape)
+                rotary_fwd(qkv, cos, sin, q=q, k=raw.new_k, v=raw.new_v)
+                o = memory.look(raw, q, scale=self.scale, last_only=last_only, probe=probe)
+            else:
+                # Another attention's memory takes copies.
+                k, v = x.new_empty(2, B, KV, L, D).unbind()
+                rotary_fwd(qkv, cos, sin, q=q, k=k, v=v)
+                o = memory.attend(q, k, v, scale=self.scale, last_only=last_only, probe=probe)
             if last_only:
                 x = x.view(B, L, -1)[:, -1].contiguous()
                 h, gate_up, act = h[:B], gate_up[:B], act[:B]

@@ -5,7 +5,15 @@ run with the same weights, tokenizer and positions. Every one is held against an
 float64 definition in its own file. Sources and defaults: docs/peers.md.
 """
 
-from cca_models.peers.decoder import PeerDecoder, peer_model
+from cca_models.peers.decoder import PeerDecoder, peer_model, read_with
 from cca_models.peers.records import AttentionRecord, Place, record, records
 
-__all__ = ["AttentionRecord", "PeerDecoder", "Place", "peer_model", "record", "records"]
+__all__ = [
+    "AttentionRecord",
+    "PeerDecoder",
+    "Place",
+    "peer_model",
+    "read_with",
+    "record",
+    "records",
+]

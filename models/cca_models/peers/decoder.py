@@ -1,4 +1,4 @@
-"""The engine's decoder with a peer's memories in place of CCA's."""
+"""The engine's decoders with a peer's memories in place of CCA's."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,6 @@ from cca_models.peers.records import AttentionRecord, Place, record
 from cca_models.rope import Rotary
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cca_models.engine import LanguageModel
 
 # More tokens than any prompt has: it is read in one piece.
@@ -20,33 +18,15 @@ _WHOLE = 1 << 30
 
 
 class PeerDecoder(Decoder):
-    """A decoder whose layers remember as a peer does.
+    """A decoder whose layers remember as a peer does; `read_with` makes it.
 
-    Args:
-        config: The checkpoint's config.json.
-        weights: Its tensors.
+    Attributes:
         peer: The attention.
-        settings: What differs from its defaults.
-
-    Raises:
-        ValueError: If it has no setting of that name.
+        settings: Its settings.
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        weights: "Mapping[str, Tensor]",
-        *,
-        peer: AttentionRecord,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(config, weights)
-        changed = dict(settings or {})
-        if unknown := sorted(set(changed) - set(peer.settings)):
-            known = ", ".join(peer.settings) or "no settings"
-            raise ValueError(f"expected settings of {peer.name} ({known}), got {unknown[0]!r}")
-        self.peer = peer
-        self.settings: Mapping[str, Any] = {**peer.settings, **changed}
+    peer: AttentionRecord
+    settings: Mapping[str, Any]
 
     @property
     def chunk(self) -> int:
@@ -68,6 +48,32 @@ class PeerDecoder(Decoder):
             for i in range(self.num_layers)
         ]  # fmt: skip
 
+    def stepper(self, config: CCAConfig) -> None:
+        """Give nothing: the captured step is CCA's."""
+
+
+def read_with(decoder: Decoder, name: str, **settings: Any) -> PeerDecoder:
+    """Make a decoder that reads with a peer's attention, its weights and kernels those of another.
+
+    Args:
+        decoder: As make_decoder makes it; fused where the device has kernels.
+        name: Of the attention.
+        settings: What differs from its authors' defaults.
+
+    Raises:
+        ValueError: If there is no such attention, or it has no such setting.
+    """
+    peer = record(name)
+    if unknown := sorted(set(settings) - set(peer.settings)):
+        known = ", ".join(peer.settings) or "no settings"
+        raise ValueError(f"expected settings of {peer.name} ({known}), got {unknown[0]!r}")
+    # What is loaded and merged stays as it is; only what makes memories is another.
+    kind: Any = type(f"Peer{type(decoder).__name__}", (PeerDecoder, type(decoder)), {})
+    twin: PeerDecoder = kind.__new__(kind)
+    twin.__dict__.update(vars(decoder))
+    twin.peer, twin.settings = peer, {**peer.settings, **settings}
+    return twin
+
 
 def peer_model(model: "LanguageModel", name: str, **settings: Any) -> "LanguageModel":
     """Make a model that reads with a peer's attention; weights and tokenizer are shared.
@@ -76,7 +82,5 @@ def peer_model(model: "LanguageModel", name: str, **settings: Any) -> "LanguageM
         ValueError: If there is no such attention, or it has no such setting.
     """
     twin = copy.copy(model)
-    twin.decoder = PeerDecoder(
-        model.checkpoint.config, model.decoder.weights, peer=record(name), settings=settings
-    )
+    twin.decoder = read_with(model.decoder, name, **settings)
     return twin
