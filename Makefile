@@ -15,7 +15,7 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	&& echo "$$name" && break; done)
 
 DOCUMENT ?= docs/handbook.pdf
-QUESTION ?= How many tokens are folded into one core token?
+QUESTION ?= How many past tokens are folded into one core token?
 # Two workers suit two cores as well as four.
 PYTEST_ARGS ?= --numprocesses 2
 

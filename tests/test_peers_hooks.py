@@ -1,5 +1,6 @@
 """Peers in whole models: the engine, transformers' hooks and `cca eval`'s methods agree."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -151,5 +152,8 @@ def test_the_page_has_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (root / "docs/peers.md").read_text(encoding="utf-8")
     again = write_peers_table.page_with(page, write_peers_table.table())
     assert page == again, "run: python tools/write_peers_table.py"
-    for name in records():
-        assert f"`{name}`" in page.split("## Each of them")[1], name
+    text = page.split("## Each of them")[1]
+    for name, one in records().items():
+        assert f"`{name}`" in text, name
+        for number in re.findall(r"arXiv ([\d.]+)", one.paper) if name in PEERS else ():
+            assert number in text, name

@@ -14,7 +14,9 @@ def table() -> str:
     """Give the table as it belongs into the page."""
     facts = [{f.name: getattr(one, f.name) for f in fields(one)} for one in records().values()]
     whole = attention_table(facts)
-    return "\n".join(line for line in whole.splitlines() if line.startswith("|"))
+    rows = [line for line in whole.splitlines() if line.startswith("|")]
+    # The sources stand in the text: their column would leave the others no room in print.
+    return "\n".join(row.rsplit("|", 2)[0].rstrip() + " |" for row in rows)
 
 
 def page_with(text: str, rows: str) -> str:
