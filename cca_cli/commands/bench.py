@@ -185,7 +185,9 @@ def bench(
     machine = look_at_machine(console, work, longest=max(tokens))
     turns = repeat or (3 if machine.device.startswith("cuda") else 1)
     provenance = describe(work, machine, lengths=tokens, methods=chosen, repeat=turns)
-    attentions = describe_attentions(work, chosen)
+    # It takes a process of its own: not for what nobody is shown.
+    compared = bool(set(chosen) - {"full", "cca"})
+    attentions = describe_attentions(work, chosen) if compared or not console.human else []
     rows, check = run_cells(console, work, machine, provenance)
     changes = changes_of(rows, earlier) if earlier is not None else []
     if csv is not None:
@@ -197,7 +199,7 @@ def bench(
         console.result(provenance.line() + "\n")
         console.result(table(rows) + "\n")
         console.result(check_line(check, machine.dtype))
-        if set(chosen) - {"full", "cca"}:
+        if compared:
             console.result("\n" + attention_table(attentions))
         if earlier is not None:
             console.result("\n" + comparison_table(changes, earlier, asdict(provenance)))

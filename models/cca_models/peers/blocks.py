@@ -7,13 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cca_models.peers.sdpa import wide
+
 # Scores held at a time: 512 MiB in float32.
 SCORES = 1 << 27
-
-
-def wide(x: Tensor) -> Tensor:
-    """Give x in float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def grouped(q: Tensor, k: Tensor) -> Tensor:

@@ -64,14 +64,12 @@ def read_with(decoder: Decoder, name: str, **settings: Any) -> PeerDecoder:
         ValueError: If there is no such attention, or it has no such setting.
     """
     peer = record(name)
-    if unknown := sorted(set(settings) - set(peer.settings)):
-        known = ", ".join(peer.settings) or "no settings"
-        raise ValueError(f"expected settings of {peer.name} ({known}), got {unknown[0]!r}")
+    chosen = peer.settled(settings)
     # What is loaded and merged stays as it is; only what makes memories is another.
     kind: Any = type(f"Peer{type(decoder).__name__}", (PeerDecoder, type(decoder)), {})
     twin: PeerDecoder = kind.__new__(kind)
     twin.__dict__.update(vars(decoder))
-    twin.peer, twin.settings = peer, {**peer.settings, **settings}
+    twin.peer, twin.settings = peer, chosen
     return twin
 
 

@@ -25,7 +25,7 @@ def peer_cache(model: Any, name: str, **settings: Any) -> Cache:
         settings: What differs from its authors' defaults.
 
     Raises:
-        ValueError: If there is no such attention.
+        ValueError: If there is no such attention, or it has no such setting.
     """
     config, peer = model.config, record(name)
     heads = int(config.num_attention_heads)
@@ -37,7 +37,7 @@ def peer_cache(model: Any, name: str, **settings: Any) -> Cache:
         )
         for i in range(int(config.num_hidden_layers))
     ]  # fmt: skip
-    chosen = {**peer.settings, **settings}
+    chosen = peer.settled(settings)
 
     def make(place: Place) -> RowLayer:
         return cast(RowLayer, peer.make(place, **chosen))

@@ -5,8 +5,6 @@ tokens are kept twice while the window still holds them: a peer may see them the
 afar in different ways.
 """
 
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,12 +55,6 @@ class LambdaLayer(PeerLayer):
             held |= {"first_k": self._first.k, "first_v": self._first.v}
         return held
 
-    def fork(self) -> Self:
-        """Make a second memory; as PeerLayer.fork."""
-        twin = super().fork()
-        twin._first = self._first.fork()
-        return twin
-
     def take(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> None:
         """Keep new tokens; the first of all twice."""
         new = min(k.shape[2], self.first_tokens - self.seen)
@@ -107,7 +99,7 @@ class LambdaLayer(PeerLayer):
         far = torch.arange(before, device=q.device) <= i - self.window
         turned = self.far_queries(q, position)
         if turned is not None:
-            score = oracle.scores(_wide(turned), _wide(first_k), scale=scale)
+            score = oracle.scores(sdpa.wide(turned), sdpa.wide(first_k), scale=scale)
             score = score.masked_fill(~far, -torch.inf)
             return _stood_in_for(q, k, v, mask, score, first_v, scale=scale)
         k, v = torch.cat([first_k, k], 2), torch.cat([first_v, v], 2)
@@ -133,15 +125,13 @@ class LambdaLayer(PeerLayer):
         self.past.drop(self.seen + 1 - self.window - self.past.start)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Make scores of half precision float32: rounded ones would cost a digit of the weights."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """Score one query a head, [B, H, 1, D], against keys: [B, KV, H / KV, S]."""
+    """Score one query a head, [B, H, 1, D], against keys: [B, KV, H / KV, S].
+
+    In float32 at least: rounded scores would cost a digit of the weights.
+    """
     rows = q.squeeze(2).unflatten(1, (k.shape[1], -1))
-    return _wide(rows) @ _wide(k).transpose(-1, -2)
+    return sdpa.wide(rows) @ sdpa.wide(k).transpose(-1, -2)
 
 
 def _stood_in_for(

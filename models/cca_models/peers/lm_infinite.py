@@ -31,15 +31,13 @@ class LMInfiniteLayer(LambdaLayer):
 
     def far_keys(self, k: Tensor, position: int) -> Tensor:
         """Turn keys back to position 0."""
-        return self._turn(k, -torch.arange(position, position + k.shape[2])).to(k.dtype)
+        back = -torch.arange(position, position + k.shape[2])
+        return turn(k, back, self._frequencies).to(k.dtype)
 
     def far_queries(self, q: Tensor, position: int) -> Tensor:
         """Turn queries back to position L."""
-        return self._turn(q, self.window - torch.arange(position, position + q.shape[2]))
-
-    def _turn(self, x: Tensor, by: Tensor) -> Tensor:
-        """Turn in float32 at least: a second rounded turn would double the first one's error."""
-        return turn(x.to(torch.promote_types(x.dtype, torch.float32)), by, self._frequencies)
+        by = self.window - torch.arange(position, position + q.shape[2])
+        return turn(q, by, self._frequencies)
 
 
 def _oracle(

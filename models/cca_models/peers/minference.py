@@ -15,14 +15,9 @@ from torch import Tensor
 
 from cca_models.peers import oracle, sdpa
 from cca_models.peers.a_shape import A_SHAPE
-from cca_models.peers.prompt_sparse import (
-    PromptSparseLayer,
-    gathered,
-    places,
-    some_heads,
-    wide,
-)
+from cca_models.peers.prompt_sparse import PromptSparseLayer, gathered, places, some_heads
 from cca_models.peers.records import AttentionRecord, Place
+from cca_models.peers.sdpa import wide
 
 # Queries at a time, and keys that are gathered together.
 _ROWS, _KEYS = 128, 64

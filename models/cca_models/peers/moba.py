@@ -66,7 +66,7 @@ class MoBALayer(PeerLayer):
     def _chosen(self, q: Tensor, position: int) -> Tensor:
         """Choose blocks, [B, H, L, N]."""
         assert self._means is not None
-        gate = blocks.grouped(blocks.wide(q), self._means.transpose(-1, -2))
+        gate = blocks.grouped(sdpa.wide(q), self._means.transpose(-1, -2))
         return blocks.choose(gate, position, block=self._block, count=self._count)
 
     def _one(self, q: Tensor, position: int, scale: float) -> Tensor:

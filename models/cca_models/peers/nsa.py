@@ -91,8 +91,8 @@ class NSALayer(PeerLayer):
             pooled, weight = self._to_pooled(rows, position + a, scale)
             out[:, :, a : a + _ROWS] = (
                 of_pooled * pooled
-                + of_chosen * blocks.wide(self._to_chosen(rows, weight, position + a, scale))
-                + of_window * blocks.wide(self._to_window(rows, position + a, scale))
+                + of_chosen * sdpa.wide(self._to_chosen(rows, weight, position + a, scale))
+                + of_window * sdpa.wide(self._to_window(rows, position + a, scale))
             )
         return out
 
@@ -105,7 +105,7 @@ class NSALayer(PeerLayer):
         """
         assert self._mean_k is not None and self._mean_v is not None
         # Blocks chosen by these weights: the scores must not be rounded.
-        score = blocks.grouped(blocks.wide(q), self._mean_k.transpose(-1, -2)) * scale
+        score = blocks.grouped(sdpa.wide(q), self._mean_k.transpose(-1, -2)) * scale
         query = torch.arange(position, position + q.shape[2], device=q.device)
         last = torch.arange(1, score.shape[3] + 1, device=q.device) * self._block - 1
         score = score.masked_fill(last > query[:, None], -torch.inf)

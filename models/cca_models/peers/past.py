@@ -135,8 +135,11 @@ class PeerLayer:
     def fork(self) -> Self:
         """Make a second memory that goes its own way from here; nothing large is copied."""
         twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.past = self.past.fork()
+        # Tensors are replaced, never written to; only a Past is.
+        twin.__dict__.update(
+            (name, value.fork() if isinstance(value, Past) else value)
+            for name, value in vars(self).items()
+        )
         return twin
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -169,11 +172,11 @@ class PeerLayer:
         position = self.seen
         self.take(q, k, v, scale=scale)
         self.seen += k.shape[2]
-        if last_only and not self.reads_whole:
+        if last_only:
             q, position = q[:, :, -1:], self.seen - 1
         o = self.look(q, position, scale=scale)
         self.forget(q, position, scale=scale)
-        return o[:, :, -1:] if last_only else o
+        return o
 
     def absorb(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> None:
         """Take in new tokens that nobody attends from: for memories that only measure."""
@@ -181,9 +184,6 @@ class PeerLayer:
         self.take(q, k, v, scale=scale)
         self.seen += k.shape[2]
         self.forget(q, position, scale=scale)
-
-    # Whether `look` must see all queries of a chunk to answer the last one.
-    reads_whole = False
 
     def take(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> None:
         """Keep new tokens; q as in `attend`, before `seen` has moved on."""

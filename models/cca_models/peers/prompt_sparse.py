@@ -49,11 +49,6 @@ class PromptSparseLayer(PeerLayer):
         raise NotImplementedError
 
 
-def wide(x: Tensor) -> Tensor:
-    """Give x in float32 at least: choices are not made in half precision."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def some_heads(q: Tensor, kv_heads: int, *, rows: int, keys: int) -> Iterator[tuple[slice, slice]]:
     """Split the heads so that a mask of rows x keys stays small: KV heads, and their query heads.
 

@@ -7,7 +7,7 @@ prompt, a piece of one token a decoding step. All is kept; what is saved is read
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,12 +57,6 @@ class QuestLayer(PeerLayer):
         self._full, self._open = Past(), None
         if self._selects:
             self._bound(tensors["k"], 0)
-
-    def fork(self) -> Self:
-        """Make a second memory; as PeerLayer.fork."""
-        twin = super().fork()
-        twin._full = self._full.fork()
-        return twin
 
     def take(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> None:
         """Keep new tokens, and bring the bounds up to date."""

@@ -86,6 +86,17 @@ class AttentionRecord:
     incremental: bool = True
     note: str = ""
 
+    def settled(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the settings with some changed.
+
+        Raises:
+            ValueError: If there is no setting of that name.
+        """
+        if unknown := sorted(set(changes) - set(self.settings)):
+            known = ", ".join(self.settings) or "no settings"
+            raise ValueError(f"expected settings of {self.name} ({known}), got {unknown[0]!r}")
+        return {**self.settings, **changes}
+
 
 @cache
 def records() -> Mapping[str, AttentionRecord]:

@@ -28,7 +28,11 @@ def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float) -> Te
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 at least: choices, sums and turns are not made in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def softmax(score: Tensor) -> Tensor:
     """Softmax over the last axis, in float32 at least, given back in the dtype that came."""
-    wide = score if score.dtype == torch.float64 else score.float()
-    return wide.softmax(-1).to(score.dtype)
+    return wide(score).softmax(-1).to(score.dtype)

@@ -70,15 +70,10 @@ class SnapLayer(PeerLayer):
         votes = []
         # One KV head at a time: scores are wide and long.
         for head, queries in enumerate(q.chunk(KV, 1)):
-            score = _wide(queries).flatten(1, 2) @ _wide(k[:, head]).mT * scale
+            score = sdpa.wide(queries).flatten(1, 2) @ sdpa.wide(k[:, head]).mT * scale
             score = score.unflatten(1, (H // KV, W)).masked_fill_(later, -torch.inf)
             votes.append(score.softmax(-1)[..., :-W].mean((1, 2)))
         return F.avg_pool1d(torch.stack(votes, 1), self._pool, stride=1, padding=self._pool // 2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Give float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _oracle(

@@ -33,8 +33,7 @@ class StreamingLayer(LambdaLayer):
         """Turn queries back to the last place of the cache."""
         last = self.first_tokens + self.window - 1
         by = (last - torch.arange(position, position + q.shape[2])).clamp(max=0)
-        # In float32 at least: a second rounded turn would double the first one's error.
-        return turn(q.to(torch.promote_types(q.dtype, torch.float32)), by, self._frequencies)
+        return turn(q, by, self._frequencies)
 
 
 def _oracle(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cca_models.peers.sdpa import wide
 from cca_models.rope import rotate
 
 
@@ -15,8 +16,10 @@ def turn(x: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
         frequencies: Inverse rotary frequencies, [D / 2].
 
     Returns:
-        What x would be, had its tokens stood at their positions + by.
+        What x would be, had its tokens stood at their positions + by; in float32 at least, as a
+        second rounded turn would double the first one's error.
     """
+    x = wide(x)
     # float64: at position 100,000 float32 leaves four digits of the angle. Not every accelerator
     # has it; where it does, positions that lie there need not wait to be fetched.
     where = x.device if x.device.type == "cuda" else torch.device("cpu")

@@ -16,14 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cca_models.peers import oracle, sdpa
-from cca_models.peers.prompt_sparse import (
-    PromptSparseLayer,
-    gathered,
-    places,
-    some_heads,
-    wide,
-)
+from cca_models.peers.prompt_sparse import PromptSparseLayer, gathered, places, some_heads
 from cca_models.peers.records import AttentionRecord, Place
+from cca_models.peers.sdpa import wide
 
 # Blocks of queries that are scored at a time.
 _SCORED = 16
