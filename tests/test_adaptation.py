@@ -14,7 +14,7 @@ from tiny_model import tiny_surroundings
 from cca_models.adaptation import corpus as corpora
 from cca_models.adaptation.adapter_export import pack_adapter
 from cca_models.adaptation.corpus import Corpus, prepare
-from cca_models.adaptation.folded_lora import build_model, trained_weights
+from cca_models.adaptation.folded_lora import FoldedLinear, build_model, trained_weights
 from cca_models.adaptation.head_choice import measure_heads
 from cca_models.adaptation.objective import Objective
 from cca_models.adaptation.overlap import find_overlap
@@ -274,6 +274,46 @@ def test_folded_is_the_same_as_applied(checkpoint: Checkpoint) -> None:
         for y in (folded, applied)
     ]
     torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_folding_together_is_folding_one_by_one(checkpoint: Checkpoint, again: bool) -> None:
+    model = _model(checkpoint)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    decoder = model.base_model.model
+    if again:
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        decoder.train()
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    ids = torch.arange(40)[None]
+
+    def run() -> tuple[torch.Tensor, ...]:
+        state = decoder.model(ids, use_cache=False)[0]
+        return state, *torch.autograd.grad(state.square().sum(), learnt)
+
+    together = run()
+    (hook,) = decoder.model._forward_pre_hooks
+    del decoder.model._forward_pre_hooks[hook]
+    for module in decoder.modules():
+        if isinstance(module, FoldedLinear):
+            assert module.folded is not None
+            module.folded = None
+    torch.testing.assert_close(together, run())
+
+
+def test_a_switched_off_adapter_is_not_folded_in(checkpoint: Checkpoint) -> None:
+    model = _model(checkpoint)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        plain = model(ids).logits
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_()
+        assert not torch.allclose(model(ids).logits, plain)
+        with model.disable_adapter():
+            torch.testing.assert_close(model(ids).logits, plain)
 
 
 def test_norms_are_trained_in_float32_under_bfloat16(checkpoint: Checkpoint) -> None:

@@ -2,13 +2,14 @@
 
 Adding B A to the weight first costs a product of small matrices; applying A and then B to tens of
 thousands of tokens costs two passes over all of them, and their activations kept. The parameters,
-and what PEFT saves, are the same.
+and what PEFT saves, are the same. All layers' matrices of one shape are folded in one product: a
+small model's step is bound by the number of kernels, and folding one by one would be half of them.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -25,18 +26,69 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 
 
 class FoldedLinear(LoraLinear):
-    """PEFT's LoRA of a linear layer, computed as one product with the sum of both weights."""
+    """PEFT's LoRA of a linear layer, computed as one product with the sum of both weights.
+
+    Attributes:
+        folded: The sum [out, in], where the decoder's forward has made it; None to make it here.
+    """
+
+    folded: Tensor | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Project x, [..., in] to [..., out]."""
         base: Any = self.get_base_layer()
         weight: Tensor = base.weight
-        if not self.disable_adapters and not self.merged:
+        if self.folded is not None:
+            weight = self.folded
+        elif self.applied:
             for name in self.active_adapters:
                 pair: Any = (self.lora_A[name], self.lora_B[name])
                 a, b = (matrix.weight.to(weight.dtype) for matrix in pair)
                 weight = weight + (b @ a) * self.scaling[name]
         return nn.functional.linear(x, weight, base.bias)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the product is to be added: neither switched off nor merged already."""
+        return not self.disable_adapters and not self.merged
+
+    def pair(self) -> tuple[Tensor, Tensor, float] | None:
+        """Give A [r, in], B [out, r] and their scale, where one adapter alone is applied."""
+        if not self.applied or len(self.active_adapters) != 1:
+            return None
+        name = self.active_adapters[0]
+        a: Any = self.lora_A[name]
+        b: Any = self.lora_B[name]
+        return a.weight, b.weight, self.scaling[name]
+
+
+class _FoldTogether:
+    """Folds all layers' products before a forward, those of one shape together.
+
+    They stay until the next forward, for layers that are computed again in the backward.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self._alike: dict[tuple[int, ...], list[FoldedLinear]] = {}
+        for module in decoder.modules():
+            if isinstance(module, FoldedLinear):
+                base: Any = module.get_base_layer()
+                self._alike.setdefault(tuple(base.weight.shape), []).append(module)
+
+    def __call__(self, decoder: nn.Module, args: Any) -> None:
+        for modules in self._alike.values():
+            pairs = [module.pair() for module in modules]
+            scales = {pair[2] if pair else None for pair in pairs}
+            if len(scales) > 1 or None in scales:
+                for module in modules:
+                    module.folded = None
+                continue
+            bases = torch.stack([cast(Any, m.get_base_layer()).weight for m in modules])
+            a, b = (torch.stack([cast(Any, p)[i] for p in pairs]).to(bases.dtype) for i in (0, 1))
+            folded = torch.baddbmm(bases, b, a, alpha=cast(float, scales.pop()))
+            # unbind's backward is one stack; indexing's would fill zeros for every layer.
+            for module, weight in zip(modules, folded.unbind(), strict=True):
+                module.folded = weight
 
 
 class _In(nn.Module):
@@ -81,7 +133,7 @@ def build_model(
     if cca is not None:
         config.cca = asdict(cca)
     base = AutoModelForCausalLM.from_pretrained(
-        checkpoint, config=config, dtype=dtype,
+        checkpoint, config=config, dtype=dtype, use_safetensors=True,
         attn_implementation="sdpa" if cca is None else NAME,
     )  # fmt: skip
     base.config.use_cache = False
@@ -102,6 +154,8 @@ def build_model(
             if not isinstance(module, nn.Linear):
                 # unsafe: the cast is no projection, which torch would otherwise demand.
                 parametrize.register_parametrization(module, "weight", _In(dtype), unsafe=True)
+    decoder = decoder_of(model).model
+    decoder.register_forward_pre_hook(_FoldTogether(decoder))
     return model.to(device)  # type: ignore[no-any-return]
 
 
