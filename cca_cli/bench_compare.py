@@ -28,7 +28,9 @@ _FIGURES = {
     "prefill_s": "prefill", "decode_ms": "decode", "kv_bytes": "KV", "peak_bytes": "peak",
 }  # fmt: skip
 # Runs that differ in one of these cannot be told apart from a change of the program.
-_SAME = ("device_name", "dtype", "model", "group_size", "window", "threads", "torch")
+_SAME = ("device_name", "dtype", "model", "group_size", "window", "threads", "torch", "batch")
+# What releases that did not note it down had.
+_BEFORE = {"batch": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def comparison_table(
         return f"{text}: no cell in common"
     text += ":\n\n" + markdown_table(header, lines, text={"method"})
     for name in _SAME:
-        then, now = earlier.provenance.get(name), provenance.get(name)
+        then, now = (
+            facts.get(name, _BEFORE.get(name)) for facts in (earlier.provenance, provenance)
+        )
         if then != now:
             text += f"\n{name.replace('_', ' ')} was {then}, is {now}: not comparable"
     return text

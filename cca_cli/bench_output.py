@@ -1,11 +1,8 @@
-"""The results of ``cca bench`` as a table, as CSV and as JSON."""
+"""The results of ``cca bench`` as tables and lines, for people."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cca_cli.formatting import format_bytes
@@ -15,12 +12,9 @@ if TYPE_CHECKING:
     from cca_models.benchmarks_results import Measurement, Row
 
 __all__ = [
-    "Provenance",
     "attention_table",
     "check_line",
-    "csv_text",
     "finished_line",
-    "json_value",
     "mark_text",
     "markdown_table",
     "plan_line",
@@ -28,59 +22,7 @@ __all__ = [
     "table",
 ]
 
-_HEADER = (
-    "method", "length", "prefill s", "tok/s", "decode ms (p50 / p95)", "KV", "peak",
-    "× prefill", "× decode", "× KV", "n", "mark",
-)  # fmt: skip
 _TEXT_COLUMNS = {"method", "mark"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
-    """Without which a figure is not worth quoting; JSON prints it as it is."""
-
-    version: str
-    torch: str
-    transformers: str
-    python: str
-    device: str
-    device_name: str
-    dtype: str
-    threads: int
-    model: str
-    weights: str
-    group_size: int
-    window: int
-    new_tokens: int
-    repeat: int
-    budget_s: float
-    seed: int
-    lengths: tuple[int, ...]
-    methods: tuple[str, ...]
-    time: str
-    command: str
-
-    def line(self) -> str:
-        """Sum it up in one line."""
-        place = f"{self.device_name} ({self.device}"
-        place += f", {self.threads} threads)" if self.device == "cpu" else ")"
-        return " · ".join(
-            (
-                f"cca {self.version}",
-                f"torch {self.torch}",
-                f"transformers {self.transformers}",
-                place,
-                self.dtype,
-                f"{self.model} ({self.weights})",
-                f"G {self.group_size} W {self.window:,}",
-                f"{self.new_tokens} new tokens",
-                f"repeat {self.repeat}",
-                f"budget {self.budget_s:g} s",
-                f"seed {self.seed}",
-                self.time,
-                self.command,
-            )
-        )
 
 
 def plan_line(case: Case) -> str:
@@ -122,8 +64,19 @@ def check_line(check: LogitCheck, dtype: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write the rows as a Markdown table, aligned; it ends without a newline."""
-    return markdown_table(_HEADER, [_cells(row) for row in rows], text=_TEXT_COLUMNS)
+    """Write the rows as a Markdown table, aligned; it ends without a newline.
+
+    Columns of what nothing was measured of are left out: reserved memory and joules off a GPU, the
+    spread of single readings.
+    """
+    shown = [(name, cell) for name, cell, wanted in _COLUMNS if any(map(wanted, rows))]
+    header = [name for name, _ in shown]
+    lines = [[cell(row) for _, cell in shown] for row in rows]
+    text = markdown_table(header, lines, text=_TEXT_COLUMNS)
+    captured = [row.method for row in rows if "not captured" in row.plan]
+    if captured:
+        text += "\n\ncca writes several rows without the captured step, which is for one row"
+    return text
 
 
 _ATTENTION_HEADER = (
@@ -183,29 +136,25 @@ def markdown_table(
     return "\n".join(padded(line) for line in (cells[0], rule, *cells[1:]))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _mark(row: Row) -> str:
     mark = row.mark
     if row.sampled:
         mark += f" ({row.sampled})"
     if row.mark == "oom" and row.needs_bytes and row.free_bytes:
         mark += f" (needs {format_bytes(row.needs_bytes)}, {format_bytes(row.free_bytes)} free)"
-    decode = ""
-    if row.decode_ms is not None and row.decode_p95_ms is not None:
-        decode = f"{significant(row.decode_ms)} / {significant(row.decode_p95_ms)}"
-    return (
-        row.method,
-        f"{row.length:,}",
-        significant(row.prefill_s),
-        "" if row.prefill_tokens_per_s is None else f"{row.prefill_tokens_per_s:,.0f}",
-        decode,
-        _size(row.kv_bytes),
-        _size(row.peak_bytes),
-        _ratio(row.prefill_ratio),
-        _ratio(row.decode_ratio),
-        _ratio(row.kv_ratio),
-        str(row.n) if row.n else "",
-        mark_text(mark),
-    )
+    return mark_text(mark)
+
+
+def _decode(row: Row) -> str:
+    if row.decode_ms is None or row.decode_p95_ms is None:
+        return ""
+    return f"{significant(row.decode_ms)} / {significant(row.decode_p95_ms)}"
+
+
+def _spread(row: Row) -> str:
+    if row.n < 2:
+        return ""
+    return f"{significant(row.prefill_min_s)} – {significant(row.prefill_max_s)}"
 
 
 def mark_text(mark: str) -> str:
@@ -228,34 +177,32 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _record(row: Row) -> dict[str, Any]:
-    record = asdict(row)
-    del record["samples"]
-    return record
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def csv_text(rows: Sequence[Row], provenance: Provenance) -> str:
-    """Write the rows as CSV, every row with the facts that it cannot be quoted without."""
-    facts = asdict(provenance)
-    kept = ("version", "torch", "transformers", "device_name", "dtype", "threads", "model", "time")
-    records = [{**_record(row), **{name: facts[name] for name in kept}} for row in rows]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue()
+def _always(row: Row) -> bool:
+    return True
 
 
-def json_value(
-    rows: Sequence[Row],
-    check: LogitCheck,
-    provenance: Provenance,
-    attentions: Sequence[Mapping[str, Any]],
-) -> Mapping[str, Any]:
-    """Build the object of --json; times in seconds or, where named so, ms; sizes in bytes."""
-    return {
-        "provenance": asdict(provenance),
-        "attentions": list(attentions),
-        "check": asdict(check),
-        "rows": [{**_record(row), "samples": [asdict(s) for s in row.samples]} for row in rows],
-    }
+# Name, cell, and for which rows the column is worth its place.
+_COLUMNS: tuple[tuple[str, Callable[[Row], str], Callable[[Row], bool]], ...] = (
+    ("method", lambda row: row.method, _always),
+    ("length", lambda row: f"{row.length:,}", _always),
+    ("rows", lambda row: str(row.batch), lambda row: row.batch > 1),
+    ("prefill s", lambda row: significant(row.prefill_s), _always),
+    ("min – max", _spread, lambda row: row.n > 1),
+    ("prefill tok/s", lambda row: _rate(row.prefill_tokens_per_s), _always),
+    ("decode ms (p50 / p95)", _decode, _always),
+    ("decode tok/s", lambda row: _rate(row.decode_tokens_per_s), _always),
+    ("KV", lambda row: _size(row.kv_bytes), _always),
+    ("peak", lambda row: _size(row.peak_bytes), _always),
+    ("reserved", lambda row: _size(row.reserved_bytes), lambda row: bool(row.reserved_bytes)),
+    ("prefill J", lambda row: significant(row.prefill_j), lambda row: row.prefill_j is not None),
+    ("decode J", lambda row: significant(row.decode_j), lambda row: row.decode_j is not None),
+    ("× prefill", lambda row: _ratio(row.prefill_ratio), _always),
+    ("× decode", lambda row: _ratio(row.decode_ratio), _always),
+    ("× KV", lambda row: _ratio(row.kv_ratio), _always),
+    ("n", lambda row: str(row.n) if row.n else "", _always),
+    ("mark", _mark, _always),
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cca_cli.errors import UsageError
 from cca_cli.formatting import format_bytes
-from cca_models.attention_names import PEERS
+from cca_models.attention_styles import attention_style
 
 if TYPE_CHECKING:
     from cca_models.benchmarks_results import Row
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["check_plot", "save_plot"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-_STYLES = {"full": ("#c44e52", "s"), "cca": ("#3060a8", "o")}
-# For all others, in the order in which they come; thinner, so that the first two stand out.
-_COLORS = ("#8c613c", "#6a3d9a", "#2a9d8f", "#e08214", "#7f7f7f", "#b5179e", "#606c38", "#0096c7")
-_MARKERS = ("^", "v", "D", "P", "X", "<", ">", "*")
+# Entries of a legend that fit above the lines of a panel.
+_INSIDE = 4
 _NAMES = {"full": "full (dense SDPA)", "cca": "cca"}
 
 
@@ -68,7 +66,11 @@ def save_plot(rows: Sequence[Row], path: Path, *, title: str) -> None:
             own = [row for row in rows if row.method == method]
             _draw(axes, own, value, sampling=name == "prefill")
         _scale(axes, lengths, label, base=2 if "held" in name else 10)
-    figure.axes[0].legend(handles=_legend(rows), fontsize=9, loc="upper left", frameon=False)
+    handles = _legend(rows)
+    if len(handles) <= _INSIDE:
+        figure.axes[0].legend(handles=handles, fontsize=9, loc="upper left", frameon=False)
+    else:
+        figure.legend(handles=handles, fontsize=9, loc="outside right upper", frameon=False)
     figure.suptitle(title, fontsize=10)
     gone = [f"{row.method} at {row.length:,}: {row.mark[:60]}" for row in rows if not row.n]
     figure.supxlabel("tokens" + (f"\nno figure: {'; '.join(gone)}" if gone else ""), fontsize=9)
@@ -79,23 +81,12 @@ def _draw(
     axes: Any, rows: Sequence[Row], value: Callable[[Row], float | None], *, sampling: bool
 ) -> None:
     """Draw one method: a line, its points hollow where they were sampled."""
-    color, marker, width = _style(rows[0].method)
+    color, marker, width = attention_style(rows[0].method)
     points = [(row.length, y, sampling and bool(row.sampled)) for row in rows if (y := value(row))]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=color, linewidth=width)
     for x, y, hollow in points:
         face = "white" if hollow else color
         axes.plot(x, y, marker=marker, color=color, markerfacecolor=face, markersize=4 * width)
-
-
-def _style(method: str) -> tuple[str, str, float]:
-    """Give colour, marker and width of line; a method looks alike in every picture."""
-    if method in _STYLES:
-        return (*_STYLES[method], 1.8)
-    place = list(PEERS).index(method) if method in PEERS else len(PEERS)
-    # Eight colours; a second round of them has the markers moved on.
-    shift = place // len(_COLORS)
-    marker = _MARKERS[(place + shift) % len(_MARKERS)]
-    return _COLORS[place % len(_COLORS)], marker, 1.1
 
 
 def _scale(axes: Any, lengths: Sequence[int], label: Callable[[float], str], *, base: int) -> None:
@@ -122,7 +113,7 @@ def _legend(rows: Sequence[Row]) -> list[Any]:
 
     handles = []
     for method in dict.fromkeys(row.method for row in rows):
-        color, marker, _ = _style(method)
+        color, marker, _ = attention_style(method)
         handles.append(Line2D([], [], color=color, marker=marker, label=_NAMES.get(method, method)))
     if any(row.sampled for row in rows):
         hollow = Line2D([], [], color="#777777", markerfacecolor="white", linestyle="none")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cca_cli.bench_output import Provenance, finished_line, plan_line
+from cca_cli.bench_output import finished_line, plan_line
+from cca_cli.bench_provenance import Provenance
 from cca_cli.console import Console
 from cca_cli.errors import PartialFailureError, TooLongError, UsageError
 from cca_cli.model_loading import DEFAULT_MODEL, DEFAULT_WINDOW
@@ -41,6 +42,7 @@ def prepare_workload(
     threads: int | None,
     new_tokens: int,
     budget: float,
+    batch: int,
     seed: int,
 ) -> Workload:
     """Say what is to run; gets the model if it is not there.
@@ -76,7 +78,7 @@ def prepare_workload(
     return Workload(
         name=name, path=path, config=config, device=device, dtype=dtype, threads=threads,
         cca=CCAConfig(group_size=group_size, window=window), new_tokens=new_tokens,
-        budget=budget, seed=seed,
+        budget=budget, batch=batch, seed=seed,
     )  # fmt: skip
 
 
@@ -99,6 +101,8 @@ def look_at_machine(console: Console, work: Workload, *, longest: int) -> Machin
             f"{machine.max_tokens:,} ({needed - machine.max_tokens:,} over)",
             hint="a shorter --len, or --shape, whose positions reach any length",
         )
+    if machine.energy:
+        console.note(f"energy is not measured: {machine.energy}")
     return machine
 
 
@@ -127,11 +131,15 @@ def describe(
         device_name=machine.device_name,
         dtype=machine.dtype,
         threads=machine.threads,
+        cuda=machine.cuda,
+        driver=machine.driver,
+        system=machine.system,
         model=work.name,
         weights="its own weights" if work.path else "random weights",
         group_size=work.cca.group_size,
         window=work.cca.window,
         new_tokens=work.new_tokens,
+        batch=work.batch,
         repeat=repeat,
         budget_s=work.budget,
         seed=work.seed,
@@ -171,7 +179,9 @@ def run_cells(
         console.note(finished_line(method, length, before[-1]))
         if before[-1].reason:
             console.detail(before[-1].reason)
-    rows = [make_row(method, length, runs) for (length, method), runs in found.items()]
+    rows = [
+        make_row(method, length, runs, batch=work.batch) for (length, method), runs in found.items()
+    ]
     return add_ratios(rows), check
 
 

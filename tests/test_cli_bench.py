@@ -74,16 +74,28 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ("4k,32k,128k", (4096, 32768, 131072)),
         ("128K, 7", (7, 131072)),
         ("1m,1024k", (1048576,)),
+        ("4k..32k", (4096, 8192, 16384, 32768)),
+        ("1k, 512..3k", (512, 1024, 2048, 3072)),
+        ("256k..1M", (262144, 524288, 1048576)),
+        ("4k..4k", (4096,)),
     ],
 )
 def test_lengths_k_is_1024(text: str, lengths: tuple[int, ...]) -> None:
     assert parse_lengths(text) == lengths
 
 
-@pytest.mark.parametrize("text", ["", "4k,", "four", "0", "-4k", "4.5k", "4kk", "0k"])
+@pytest.mark.parametrize(
+    "text", ["", "4k,", "four", "0", "-4k", "4.5k", "4kk", "0k", "4k..", "..4k", "4k...8k"]
+)
 def test_bad_lengths(text: str) -> None:
     with pytest.raises(UsageError, match="is not a number of tokens"):
         parse_lengths(text)
+
+
+def test_a_range_must_not_run_backwards() -> None:
+    with pytest.raises(UsageError, match=r"8k\.\.4k ends before it begins") as caught:
+        parse_lengths("1k,8k..4k")
+    assert caught.value.hint == "--len 4k..8k"
 
 
 def test_methods_keep_their_order() -> None:
@@ -107,6 +119,10 @@ def test_methods_keep_their_order() -> None:
         (["--ops", "--shape", "llama2-7b"], "--shape and --ops exclude", "--shape is for whole"),
         (["--tune", "--plot", "x.png"], "--plot and --tune exclude", "--plot is for whole"),
         (["--ops", "--window", "8"], "--window 8 is smaller than --group-size 16", "--window 16"),
+        (["--ops", "--format", "csv"], "have no --format csv", "--format json, or --csv"),
+        (["--ops", "--batch", "2"], "--batch is for whole models", "leave --ops"),
+        (["--format", "xml"], "xml", "cca bench --help"),
+        (["--batch", "0"], "batch", "cca bench --help"),
         (["--ops", "--csv", "/nowhere/x.csv"], "/nowhere/x.csv: no such file", "--csv FILE"),
     ],
 )
@@ -167,7 +183,9 @@ def test_the_table_has_every_cell(
     assert rows["cca", "1,024"]["mark"] == "failed: ValueError: a / b"
     last = rows["cca", "8,192"]
     assert last["mark"] == "sampled (9 of 128 chunks)" and last["n"] == "2"
-    assert (last["prefill s"], last["tok/s"], last["× prefill"]) == ("41", "200", "2.00")
+    assert (last["prefill s"], last["prefill tok/s"], last["× prefill"]) == ("41", "200", "2.00")
+    assert (last["min – max"], last["decode tok/s"]) == ("41 – 41", "5")
+    assert not {"rows", "reserved", "prefill J", "decode J"} & set(last)
     assert last["decode ms (p50 / p95)"] == "200 / 300" and last["KV"] == "3.0 MiB"
 
 

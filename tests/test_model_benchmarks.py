@@ -16,11 +16,12 @@ from tiny_checkpoint import make_tiny_checkpoint
 
 from cca_models import benchmarks, benchmarks_process, layer_memory
 from cca_models.benchmarks import Workload, plan_case, rounds, run_case
-from cca_models.benchmarks_cells import CCAContender, measure_cell
+from cca_models.benchmarks_cells import measure_cell
+from cca_models.benchmarks_engine import CCAContender
 from cca_models.benchmarks_memory import PeakMemory, free_host_bytes, held_bytes
 from cca_models.benchmarks_process import TaskFailed, run_task
 from cca_models.benchmarks_results import Measurement, add_ratios, make_row, percentile
-from cca_models.benchmarks_sampling import integrate, sample_chunks, sample_order
+from cca_models.benchmarks_sampling import extrapolate, integrate, sample_chunks, sample_order
 from cca_models.benchmarks_sizes import CCA_CHUNK, SHAPES, shape_config, tensor_shapes
 from cca_models.benchmarks_weights import random_weights
 from cca_models.checkpoints import Checkpoint
@@ -176,10 +177,23 @@ def test_one_shot_is_tried_late_where_chunks_would_take_long(
     whole = contender.estimate(640, math.inf)
     assert contender.plan == "one-shot"
     assert contender.estimate(640, whole / 4) >= whole and contender.plan == "chunks of 64"
-    assert contender.sample(640, whole / 4)[0] == pytest.approx(whole)
+    assert contender.sample(640, whole)[0] == pytest.approx(whole)
     assert contender.plan == "one-shot"
-    contender.sample(640, whole / 1000)
-    assert contender.plan == "chunks of 64"
+    seconds, note = contender.sample(640, whole / 1000)
+    assert contender.plan == "one-shot" and note == "40 and 160 tokens, 1 of 4 layers"
+    assert seconds == pytest.approx(whole, rel=0.1)
+
+
+def test_what_a_length_takes_is_read_off_two_shorter_ones() -> None:
+    def takes(n: int) -> float:
+        return 3e-3 * n + 2e-6 * n**2
+
+    found = extrapolate([1000, 2000], [takes(1000), takes(2000)], 8000)
+    assert found == pytest.approx(takes(8000))
+    assert extrapolate([8000], [7.0], 8000) == 7.0
+    # Noise makes neither part negative: all line, or all square.
+    assert extrapolate([1000, 2000], [3.0, 5.0], 8000) == pytest.approx(20.0)
+    assert extrapolate([1000, 2000], [1.0, 6.0], 8000) == pytest.approx(96.0)
 
 
 # Contenders and cells.
@@ -242,7 +256,7 @@ def test_both_contenders_read_the_same_and_agree_within_the_window() -> None:
     full.prefill(300, nothing)
     assert cca._ids == full._ids[0].tolist()
     for _ in range(5):
-        assert cca._token == int(full._token)
+        assert cca._tokens == full._token.flatten().tolist()
         cca.step()
         full.step()
 

@@ -28,7 +28,9 @@ def bench(
     ctx: typer.Context,
     lengths: Annotated[
         str,
-        typer.Option("--len", metavar="LIST", help="Tokens to read; k is 1,024: 4k,32k,128k."),
+        typer.Option(
+            "--len", metavar="LIST", help="Tokens to read; k is 1,024: 4k,32k or 4k..128k."
+        ),
     ] = "1k,4k,16k",
     methods: Annotated[
         str,
@@ -49,6 +51,9 @@ def bench(
         int | None,
         typer.Option(min=1, show_default=False, help="CPU threads; torch's own choice if not set."),
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Rows of that length to read and write together.")
+    ] = 1,
     new_tokens: Annotated[
         int, typer.Option("--new-tokens", min=1, help="Tokens to write after each reading.")
     ] = 32,
@@ -69,6 +74,12 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="Seed of token ids and random weights.")] = 0,
     group_size: GroupSizeOpt = None,
     window: WindowOpt = None,
+    form: Annotated[
+        Literal["md", "csv", "json", "jsonl"] | None,
+        typer.Option(
+            "--format", show_default=False, help="Form of the results on stdout; md if not set."
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the rows as CSV.")
     ] = None,
@@ -106,7 +117,7 @@ def bench(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Measure CCA beside standard attention: seconds, KV bytes, peak memory.
+    """Measure CCA beside standard attention: seconds, tokens/s, KV bytes, memory, joules.
 
     Both run the checkpoint's weights without an adapter: what they cost does not depend on it.
 
@@ -114,7 +125,8 @@ def bench(
     NSA, MoBA, Quest and SnapKV, all with the same weights; docs/peers.md has what each is.
 
     A row is marked measured, sampled (it would have taken longer than --budget), oom (it does
-    not fit) or failed. docs/benchmarks.md says how the figures are made.
+    not fit) or failed. docs/benchmarks.md says how the figures are made. Joules need an NVIDIA GPU
+    and cca[energy].
 
     --ops measures prefill, forward + backward and decode as single operations beside cuDNN's dense
     attention and FlexAttention, each checked against the float64 reference. --tune times tile
@@ -124,6 +136,7 @@ def bench(
     Examples:
       cca bench --len 4k,32k,128k
       cca bench --len 16k --attn all --json > bench.json
+      cca bench --len 4k..64k --attn full,cca,quest --batch 4 --format csv
       cca bench --len 128k --shape llama2-7b --device cuda --plot bench.png
       cca bench --len 1k --json | jq '.rows[].kv_bytes'
       cca bench --len 4k --compare bench.json --max-regress 5%
@@ -140,8 +153,9 @@ def bench(
         load_earlier,
         parse_limit,
     )
-    from cca_cli.bench_options import check_output, parse_lengths, parse_methods
-    from cca_cli.bench_output import attention_table, check_line, csv_text, json_value, table
+    from cca_cli.bench_formats import csv_text, json_lines, json_value
+    from cca_cli.bench_options import check_output, choose_format, parse_lengths, parse_methods
+    from cca_cli.bench_output import attention_table, check_line, table
     from cca_cli.bench_plot import check_plot, save_plot
     from cca_cli.bench_run import (
         describe,
@@ -153,6 +167,7 @@ def bench(
     from cca_models.benchmarks import describe_attentions
 
     console = Console.of(ctx)
+    form = choose_format(console, form, json=json, operations=ops or tune)
     group_size, window = group_size or DEFAULT_GROUP_SIZE, window or DEFAULT_WINDOW
     if ops or tune:
         from cca_cli.bench_operations import bench_operations, check_options
@@ -160,6 +175,8 @@ def bench(
         check_options(
             ops=ops, tune=tune, shape=shape, plot=plot, group_size=group_size, window=window
         )
+        if batch > 1:
+            raise UsageError("--batch is for whole models", hint="leave --ops and --tune out")
         if csv is not None:
             check_output(csv, "--csv")
         bench_operations(
@@ -180,22 +197,30 @@ def bench(
     work = prepare_workload(
         console, model, shape, tokens=max(tokens) + new_tokens, group_size=group_size,
         window=window, offline=offline, device=device, dtype=dtype, threads=threads,
-        new_tokens=new_tokens, budget=budget, seed=seed,
+        new_tokens=new_tokens, budget=budget, batch=batch, seed=seed,
     )  # fmt: skip
     machine = look_at_machine(console, work, longest=max(tokens))
     turns = repeat or (3 if machine.device.startswith("cuda") else 1)
     provenance = describe(work, machine, lengths=tokens, methods=chosen, repeat=turns)
     # It takes a process of its own: not for what nobody is shown.
     compared = bool(set(chosen) - {"full", "cca"})
-    attentions = describe_attentions(work, chosen) if compared or not console.human else []
+    attentions = describe_attentions(work, chosen) if compared or form in ("json", "jsonl") else []
     rows, check = run_cells(console, work, machine, provenance)
     changes = changes_of(rows, earlier) if earlier is not None else []
     if csv is not None:
         csv.write_text(csv_text(rows, provenance), encoding="utf-8")
     if plot is not None:
         title = f"{work.name}, {machine.device_name}, {machine.dtype}"
-        save_plot(rows, plot, title=f"{title}, G {group_size}, W {window:,}")
-    if console.human:
+        rows_read = f", {batch} rows" if batch > 1 else ""
+        save_plot(rows, plot, title=f"{title}, G {group_size}, W {window:,}{rows_read}")
+    if form == "csv":
+        console.write(csv_text(rows, provenance))
+    elif form == "jsonl":
+        for part in json_lines(rows, check, provenance, attentions):
+            console.json(part)
+    elif form == "json":
+        console.json(json_value(rows, check, provenance, attentions))
+    else:
         console.result(provenance.line() + "\n")
         console.result(table(rows) + "\n")
         console.result(check_line(check, machine.dtype))
@@ -203,8 +228,6 @@ def bench(
             console.result("\n" + attention_table(attentions))
         if earlier is not None:
             console.result("\n" + comparison_table(changes, earlier, asdict(provenance)))
-    else:
-        console.json(json_value(rows, check, provenance, attentions))
     fail_if_any_failed(rows)
     if earlier is not None and limit is not None:
         fail_if_worse(changes, earlier, limit=limit)

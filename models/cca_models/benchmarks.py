@@ -33,6 +33,7 @@ class Workload:
         cca: Group size and window.
         new_tokens: Tokens to write after reading.
         budget: Seconds; a reading that would take longer is sampled.
+        batch: Rows that are read and written together, all of one length.
         seed: Seed of token ids and random weights.
     """
 
@@ -45,6 +46,7 @@ class Workload:
     cca: CCAConfig
     new_tokens: int = 32
     budget: float = 60.0
+    batch: int = 1
     seed: int = 0
 
     def task(self, do: str, **more: Any) -> dict[str, Any]:
@@ -63,6 +65,10 @@ class Machine:
         itemsize: Bytes of a number in `dtype`.
         free_bytes: Memory that was free there at the start.
         max_tokens: Most tokens that the model's positions reach.
+        cuda: Version of CUDA that torch was built with; empty without a GPU of that kind.
+        driver: Version of the GPU's driver, where the driver's library says.
+        system: Operating system and architecture.
+        energy: Why joules are not counted on this GPU; empty if they are, or without a GPU.
     """
 
     device: str
@@ -74,6 +80,10 @@ class Machine:
     torch: str
     transformers: str
     max_tokens: int
+    cuda: str = ""
+    driver: str = ""
+    system: str = ""
+    energy: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +153,7 @@ def plan_case(work: Workload, machine: Machine, method: str, length: int) -> Cas
         "new_tokens": work.new_tokens,
         "itemsize": machine.itemsize,
         "device": machine.device,
+        "batch": work.batch,
     }
     one_shot = True
     if method == "full":

@@ -82,3 +82,11 @@ class PeakMemory:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def read_reserved(self) -> int | None:
+        """Give the most bytes that the CUDA allocator took from the device; None elsewhere."""
+        if self._device.type != "cuda":
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_reserved(self._device))

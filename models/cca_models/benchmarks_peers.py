@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from cca_models.benchmarks_cells import CCAContender, wait_for
+from cca_models.benchmarks_cells import wait_for
+from cca_models.benchmarks_engine import CCAContender
 from cca_models.benchmarks_sampling import steady_seconds
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
@@ -29,6 +30,7 @@ class PeerContender(CCAContender):
         length: Tokens to be read.
         new_tokens: Tokens to be written after them.
         seed: Seed of the token ids.
+        batch: Rows to be read and written together.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class PeerContender(CCAContender):
         length: int,
         new_tokens: int,
         seed: int,
+        batch: int = 1,
     ) -> None:
         self._whole = record(peer).whole_prompt
+        self._layer_s: float | None = None
         super().__init__(
             checkpoint, read_with(decoder, peer),
-            cca=CCAConfig(), length=length, new_tokens=new_tokens, seed=seed,
+            cca=CCAConfig(), length=length, new_tokens=new_tokens, seed=seed, batch=batch,
         )  # fmt: skip
 
     @property
@@ -56,23 +60,26 @@ class PeerContender(CCAContender):
         """Time chunks, or where the prompt is one piece, its first layer."""
         if not self._whole:
             return super().estimate(length, budget)
-        return self.model.decoder.num_layers * self._layer_seconds(length)
+        self._layer_s = self._layer_seconds(length)
+        return self.model.decoder.num_layers * self._layer_s
 
     def sample(self, length: int, budget: float) -> tuple[float, str]:
         """Time chunks or a layer, and leave a memory of that length."""
         if not self._whole:
             return super().sample(length, budget)
         layers = self.model.decoder.num_layers
-        seconds = layers * self._layer_seconds(length)
+        if self._layer_s is None:
+            self._layer_s = self._layer_seconds(length)
+        seconds = layers * self._layer_s
         memory = self._filled(length - 1)
-        self._read(memory, self._ids[length - 1 : length])
+        self._read(memory, length - 1, length)
         self._memory = memory
         return seconds, f"1 of {layers} layers"
 
     @torch.inference_mode()
     def _layer_seconds(self, length: int) -> float:
         """Time one layer on the whole prompt; embedding and head are little beside it."""
-        ids = torch.tensor([self._ids[:length]], device=self.model.device)
+        ids = self._rows[:, :length]
 
         def run() -> float:
             memory = self.model.new_memory(self._capacity)
@@ -95,7 +102,7 @@ class PeerContender(CCAContender):
             for start in range(0, tokens, piece):
                 drawn: list[Any] = [
                     torch.empty(
-                        1, heads, min(piece, tokens - start), d.head_dim,
+                        self._batch, heads, min(piece, tokens - start), d.head_dim,
                         device=d.device, dtype=d.dtype,
                     ).uniform_(-1, 1)
                     for heads in (d.heads, d.kv_heads, d.kv_heads)

@@ -1,7 +1,7 @@
 """What a benchmark yields: measurements of single processes, and the rows made of them."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -12,10 +12,13 @@ class Measurement:
     Attributes:
         mark: "measured", "sampled", "oom" or "failed: <why>".
         prefill_s: Seconds of every timed reading; one, computed, where it was sampled.
-        decode_s: Seconds of every token written at that length.
+        decode_s: Seconds of every step of writing at that length: a token for each row.
         kv_bytes: Storage of the keys and values held once all was read, room for more included.
         peak_bytes: Peak of reading and writing: the CUDA allocator's, else the process's
             resident set.
+        reserved_bytes: The most that the CUDA allocator took from the device; None elsewhere.
+        prefill_j: Joules of a reading, where the device counts them; None where it was sampled.
+        decode_j: Joules of a step.
         plan: How it was read: "one-shot" or "chunks of 1,024".
         sampled: What was timed if not all of it: "9 of 128 chunks".
         reason: Why there are no figures.
@@ -28,6 +31,9 @@ class Measurement:
     decode_s: tuple[float, ...] = ()
     kv_bytes: int | None = None
     peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    prefill_j: float | None = None
+    decode_j: float | None = None
     plan: str = ""
     sampled: str = ""
     reason: str = ""
@@ -48,22 +54,36 @@ class Row:
     length; None where one of the two has no figure.
 
     Attributes:
+        batch: Rows that were read and written together; all figures are of all of them.
         n: Readings that were timed.
-        prefill_s: Seconds of reading.
-        decode_ms: Milliseconds per token written; decode_p95_ms its 95th percentile.
+        prefill_s: Seconds of reading, between prefill_min_s and prefill_max_s.
+        prefill_tokens_per_s: Tokens of all rows by that time.
+        decode_ms: Milliseconds per step of writing, a token for each row, between decode_min_ms
+            and decode_max_ms; decode_p95_ms the 95th percentile.
+        decode_tokens_per_s: Tokens of all rows written by the second.
+        prefill_j: Joules of a reading; decode_j of a step; None where the device does not say.
         samples: Everything that was measured, process by process.
     """
 
     method: str
     length: int
     mark: str
+    batch: int = 1
     n: int = 0
     prefill_s: float | None = None
+    prefill_min_s: float | None = None
+    prefill_max_s: float | None = None
     prefill_tokens_per_s: float | None = None
     decode_ms: float | None = None
+    decode_min_ms: float | None = None
+    decode_max_ms: float | None = None
     decode_p95_ms: float | None = None
+    decode_tokens_per_s: float | None = None
     kv_bytes: int | None = None
     peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    prefill_j: float | None = None
+    decode_j: float | None = None
     prefill_ratio: float | None = None
     decode_ratio: float | None = None
     kv_ratio: float | None = None
@@ -76,30 +96,41 @@ class Row:
     samples: tuple[Measurement, ...] = ()
 
 
-def make_row(method: str, length: int, measurements: Sequence[Measurement]) -> Row:
+def make_row(
+    method: str, length: int, measurements: Sequence[Measurement], *, batch: int = 1
+) -> Row:
     """Sum up the measurements of one cell; at least one."""
     good = [m for m in measurements if m.has_figures]
     last = measurements[-1]
     if not good:
         return Row(
-            method=method, length=length, mark=last.mark, reason=last.reason,
+            method=method, length=length, mark=last.mark, batch=batch, reason=last.reason,
             needs_bytes=last.needs_bytes, free_bytes=last.free_bytes, samples=tuple(measurements),
         )  # fmt: skip
     prefill = [s for m in good for s in m.prefill_s]
     decode = [1000 * s for m in good for s in m.decode_s]
-    seconds = statistics.median(prefill)
+    seconds, step = statistics.median(prefill), statistics.median(decode) if decode else None
     sampled = next((m for m in good if m.sampled), good[0])
     return Row(
         method=method,
         length=length,
         mark=sampled.mark,
+        batch=batch,
         n=len(prefill),
         prefill_s=seconds,
-        prefill_tokens_per_s=length / seconds,
-        decode_ms=statistics.median(decode) if decode else None,
+        prefill_min_s=min(prefill),
+        prefill_max_s=max(prefill),
+        prefill_tokens_per_s=batch * length / seconds,
+        decode_ms=step,
+        decode_min_ms=min(decode, default=None),
+        decode_max_ms=max(decode, default=None),
         decode_p95_ms=percentile(decode, 95) if decode else None,
-        kv_bytes=max((m.kv_bytes for m in good if m.kv_bytes is not None), default=None),
-        peak_bytes=max((m.peak_bytes for m in good if m.peak_bytes is not None), default=None),
+        decode_tokens_per_s=1000 * batch / step if step else None,
+        kv_bytes=_most(m.kv_bytes for m in good),
+        peak_bytes=_most(m.peak_bytes for m in good),
+        reserved_bytes=_most(m.reserved_bytes for m in good),
+        prefill_j=_middle(m.prefill_j for m in good),
+        decode_j=_middle(m.decode_j for m in good),
         plan=sampled.plan,
         sampled=sampled.sampled,
         needs_bytes=last.needs_bytes,
@@ -136,6 +167,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def _most(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _ratio(full: float | None, other: float | None) -> float | None:

@@ -5,7 +5,7 @@ depths are timed and the rest are read off the lines between them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 # A call longer than this is timed once: its first run's extra cost no longer matters.
 _LONG = 2.0
@@ -81,3 +81,20 @@ def integrate(times: Mapping[int, float], count: int) -> float:
             part = (i - left) / (right - left)
             total += (1 - part) * times[left] + part * times[right]
     return total
+
+
+def extrapolate(lengths: Sequence[int], seconds: Sequence[float], length: int) -> float:
+    """Read off what a length takes from one or two shorter ones: a line and a square of it.
+
+    Args:
+        lengths: Ascending; one is taken for `length` itself.
+        seconds: What they took.
+        length: The length asked about.
+    """
+    if len(lengths) == 1:
+        return seconds[0]
+    (a, b), (at_a, at_b) = lengths, seconds
+    # Neither part is below zero, whatever the noise says.
+    square = max(0.0, (at_b / b - at_a / a) / (b - a))
+    line = max(0.0, at_b / b - square * b)
+    return line * length + min(square, at_b / b**2) * length**2

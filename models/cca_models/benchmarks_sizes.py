@@ -152,55 +152,56 @@ def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:
 
 def dense_needs(
     config: Mapping[str, Any], *, length: int, new_tokens: int, itemsize: int, device: str,
-    one_shot: bool,
+    one_shot: bool, batch: int = 1,
 ) -> Needs:  # fmt: skip
-    """Add up what standard attention needs, read in one shot or in chunks.
+    """Add up what standard attention needs, read in one shot or in chunks, `batch` rows at once.
 
     The cache grows by concatenation, so keys and values of one layer exist twice for a moment. A
     chunk needs a mask, and with it the heads' keys and values are repeated for every query head.
     """
-    per_token = kv_bytes_per_token(config, itemsize)
+    per_token = batch * kv_bytes_per_token(config, itemsize)
     kv = per_token * (length + new_tokens)
     layer = kv // config["num_hidden_layers"]
     if one_shot or length <= DENSE_CHUNK:
-        work = layer + _activation_bytes(config, length, itemsize)
+        work = layer + _activation_bytes(config, batch * length, itemsize)
     else:
         repeat = config["num_attention_heads"] // kv_heads(config)
         mask = DENSE_CHUNK * length * (1 + itemsize)
         work = layer * (1 + (repeat if repeat > 1 else 0)) + mask
-        work += _activation_bytes(config, DENSE_CHUNK, itemsize)
+        work += _activation_bytes(config, batch * DENSE_CHUNK, itemsize)
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)
 
 
 def cca_needs(
     config: Mapping[str, Any], *, length: int, new_tokens: int, itemsize: int, device: str,
-    cca: CCAConfig,
+    cca: CCAConfig, batch: int = 1,
 ) -> Needs:  # fmt: skip
     """Add up what the engine needs: core tokens, the raw tail, one chunk's states."""
+    per_token = batch * kv_bytes_per_token(config, itemsize)
     slots = -(-(length + new_tokens) // cca.group_size) + cca.window + cca.group_size
-    kv = kv_bytes_per_token(config, itemsize) * slots
+    kv = per_token * slots
     chunk = min(length, CCA_CHUNK)
-    keys = slots * kv_bytes_per_token(config, itemsize) // config["num_hidden_layers"]
-    work = _activation_bytes(config, chunk, itemsize) + 2 * keys
+    keys = slots * per_token // config["num_hidden_layers"]
+    work = _activation_bytes(config, batch * chunk, itemsize) + 2 * keys
     if device.startswith("cuda"):
-        work = _CUDA_STATES + 2 * keys
+        work = max(_CUDA_STATES, work) + 2 * keys
     else:
         # Raw buffers have room for a chunk more than the window while they are being read into.
-        work += chunk * kv_bytes_per_token(config, itemsize)
+        work += chunk * per_token
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)
 
 
 def peer_needs(
     config: Mapping[str, Any], *, length: int, new_tokens: int, itemsize: int, device: str,
-    peer: Outline,
+    peer: Outline, batch: int = 1,
 ) -> Needs:  # fmt: skip
     """Add up what a peer needs: its keys and values, one piece's states, a block of scores."""
-    per_token = kv_bytes_per_token(config, itemsize)
+    per_token = batch * kv_bytes_per_token(config, itemsize)
     kept = length if peer.kv_kept == "all" else min(length, _PEER_KEPT)
     # One layer's buffers exist twice while they grow.
     kv = per_token * (kept + new_tokens)
     piece = length if peer.whole_prompt else min(length, CCA_CHUNK)
     work = per_token * max(kept, piece) // int(config["num_hidden_layers"])
-    work += _activation_bytes(config, piece, itemsize)
-    work += 4 * int(config["num_attention_heads"]) * min(length, _PEER_BLOCK) * length
+    work += _activation_bytes(config, batch * piece, itemsize)
+    work += 4 * batch * int(config["num_attention_heads"]) * min(length, _PEER_BLOCK) * length
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)

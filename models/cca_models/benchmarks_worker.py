@@ -19,7 +19,9 @@ from typing import Any, TextIO
 import torch
 
 from cca_models.attention_names import PEERS
-from cca_models.benchmarks_cells import CCAContender, Contender, measure_cell, random_ids
+from cca_models.benchmarks_cells import Contender, measure_cell, random_ids
+from cca_models.benchmarks_energy import NoEnergyMeter, NvmlMeter, energy_meter
+from cca_models.benchmarks_engine import CCAContender
 from cca_models.benchmarks_memory import PeakMemory, free_bytes
 from cca_models.benchmarks_weights import benchmark_weights
 from cca_models.checkpoints import Checkpoint
@@ -76,6 +78,7 @@ def _machine(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
 
     device, dtype = _place(task)
     torch.empty(1, device=device)
+    meter, why = _meter(device)
     return {
         "device": str(device),
         "device_name": _device_name(device),
@@ -86,7 +89,19 @@ def _machine(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),
         "max_tokens": MAX_STRETCH * int(task["config"]["max_position_embeddings"]),
+        "cuda": (torch.version.cuda or "") if device.type == "cuda" else "",
+        "driver": meter.driver if meter is not None else "",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "energy": why,
     }
+
+
+def _meter(device: torch.device) -> tuple[NvmlMeter | None, str]:
+    """Give the device's counter of joules, or why an NVIDIA GPU has none."""
+    try:
+        return energy_meter(device), ""
+    except NoEnergyMeter as error:
+        return None, str(error)
 
 
 def _device_name(device: torch.device) -> str:
@@ -104,7 +119,7 @@ def _device_name(device: torch.device) -> str:
 def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
     """Measure one cell."""
     device, dtype = _place(task)
-    length, seed = int(task["length"]), int(task["seed"])
+    length, seed, batch = int(task["length"]), int(task["seed"]), int(task["batch"])
 
     def report(stage: str, done: int, total: int) -> None:
         _say(out, {"progress": [stage, done, total]})
@@ -116,7 +131,12 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         from cca_models.dense_baseline import DenseContender
 
         contender = DenseContender(
-            task["config"], weights, length=length, seed=seed, one_shot=task["one_shot"]
+            task["config"],
+            weights,
+            length=length,
+            seed=seed,
+            one_shot=task["one_shot"],
+            batch=batch,
         )
     elif task["method"] in PEERS:
         from cca_models.benchmarks_peers import PeerContender
@@ -125,6 +145,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
             Checkpoint(name=task["name"], path=Path(task["name"]), config=task["config"]),
             make_decoder(task["config"], weights),
             peer=task["method"], length=length, new_tokens=int(task["new_tokens"]), seed=seed,
+            batch=batch,
         )  # fmt: skip
     else:
         contender = CCAContender(
@@ -134,6 +155,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
             length=length,
             new_tokens=int(task["new_tokens"]),
             seed=seed,
+            batch=batch,
         )
     measurement = measure_cell(
         contender,
@@ -142,6 +164,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         budget=float(task["budget"]),
         peak=PeakMemory(device),
         report=report,
+        energy=_meter(device)[0],
     )
     return asdict(measurement)
 

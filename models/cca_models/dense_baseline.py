@@ -14,28 +14,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cca_models.benchmarks_cells import random_ids, wait_for
+from cca_models.benchmarks_cells import WARM_STEPS, random_rows, wait_for, warm_up
 from cca_models.benchmarks_process import Report
-from cca_models.benchmarks_sampling import integrate, sample_chunks, steady_seconds
+from cca_models.benchmarks_sampling import extrapolate, integrate, sample_chunks, steady_seconds
 from cca_models.benchmarks_sizes import DENSE_CHUNK
 from cca_models.dense_model import attention_kernel, dense_model
 
 _SAMPLES = 9
-_WARM_STEPS = 3
-# Where one layer's share of a reading is longer than this many budgets, only chunks are timed.
-_PATIENCE = 10
+# Where one layer's share of a reading is longer than this part of the budget, it is timed on two
+# parts of the text: what it takes is a line and a square of the length.
+_PATIENCE = 0.5
+_PARTS = (16, 4)
 # Slots of keys that are drawn; a cache that is filled repeats them.
 _BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Way:
-    """A way of reading: chunk and attention kernel; seconds of a layer and of what is no layer."""
+    """A way of reading: chunk and attention kernel; seconds of a layer and of what is no layer.
+
+    `what` says on what a layer was timed, if not on all of the text.
+    """
 
     chunk: int
     kernel: str
     layer_s: float
     rest_s: float
+    what: str = ""
 
     def total(self, layers: int) -> float:
         return layers * self.layer_s + self.rest_s
@@ -50,6 +55,7 @@ class DenseContender:
         length: Tokens to be read.
         seed: Seed of the token ids.
         one_shot: Whether the states of all tokens at once fit into memory.
+        batch: Rows to be read and written together.
     """
 
     def __init__(
@@ -60,11 +66,12 @@ class DenseContender:
         length: int,
         seed: int,
         one_shot: bool,
+        batch: int = 1,
     ) -> None:
         self.model = dense_model(config, weights)
         self.device: torch.device = weights["model.embed_tokens.weight"].device
-        ids = random_ids(length, weights["model.embed_tokens.weight"].shape[0], seed)
-        self._ids = torch.tensor([ids], device=self.device)
+        vocabulary = weights["model.embed_tokens.weight"].shape[0]
+        self._ids = random_rows(batch, length, vocabulary, seed).to(self.device)
         self._layers = int(config["num_hidden_layers"])
         self._one_shot_fits = one_shot or length <= DENSE_CHUNK
         self._chunk = length if self._one_shot_fits else DENSE_CHUNK
@@ -72,6 +79,8 @@ class DenseContender:
         self._kernels = ("", "cuDNN") if self.device.type == "cuda" else ("",)
         self._cache: Any = None
         self._token = self._ids[:, -1:]
+        self._spent = 0.0
+        self._what = ""
         self._times: dict[int, float] = {}
         self._both: dict[int, tuple[float, float]] = {}
         self._kernel_of_steps = ""
@@ -86,11 +95,12 @@ class DenseContender:
     @torch.inference_mode()
     def estimate(self, length: int, budget: float) -> float:
         """Time one layer in a few chunks and, if that is quick, one-shot; settle on the faster."""
-        ways = []
+        ways, start = [], time.perf_counter()
         if length >= 2 * DENSE_CHUNK:
             ways.append(self._try_chunks(length, most=3, budget=budget))
         if not ways or ways[0].total(self._layers) < 2 * budget:
             ways += self._try_one_shot(length, spare=bool(ways))
+        self._spent = time.perf_counter() - start
         return self._settle_on(ways)
 
     @torch.inference_mode()
@@ -120,17 +130,14 @@ class DenseContender:
             cache.update(*self._random_kv(length), i)
         ways = []
         if length >= 2 * DENSE_CHUNK:
-            ways.append(self._try_chunks(length, most=_SAMPLES, budget=budget))
-        # In one shot a layer takes about as long as in chunks.
-        if not ways or ways[0].layer_s < _PATIENCE * budget:
-            ways += self._try_one_shot(length, spare=bool(ways))
+            ways.append(self._try_chunks(length, most=_SAMPLES, budget=budget - self._spent))
+        # In one shot a layer takes no longer than in chunks, and half as long on some machines.
+        slow = bool(ways) and ways[0].layer_s > _PATIENCE * budget
+        ways += self._try_one_shot(length, spare=bool(ways), parts=_PARTS if slow else ())
         seconds = self._settle_on(ways)
         cache.update(*self._random_kv(length), self._layers - 1)
         self._cache, self._token = cache, self._ids[:, -1:]
-        what = f"1 of {self._layers} layers"
-        if self._chunk < length:
-            what = f"{len(self._times)} of {-(-length // self._chunk)} chunks, {what}"
-        return seconds, what
+        return seconds, f"{self._what}1 of {self._layers} layers"
 
     @torch.inference_mode()
     def settle(self) -> None:
@@ -138,12 +145,11 @@ class DenseContender:
         speeds = []
         for kernel in self._kernels:
             self._kernel_of_steps = kernel
-            times = []
             try:
-                for _ in range(_WARM_STEPS):
-                    start = time.perf_counter()
-                    self.step()
-                    times.append(time.perf_counter() - start)
+                if len(self._kernels) == 1:
+                    warm_up(self.step)
+                    return
+                times = [self._timed_step() for _ in range(WARM_STEPS)]
             except RuntimeError as error:
                 if not kernel or isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -151,12 +157,17 @@ class DenseContender:
             speeds.append((min(times), kernel))
         self._kernel_of_steps = min(speeds)[1]
 
+    def _timed_step(self) -> float:
+        start = time.perf_counter()
+        self.step()
+        return time.perf_counter() - start
+
     @torch.inference_mode()
     def step(self) -> None:
-        """Write a token."""
+        """Write a token to every row."""
         logits = self._forward(self._token, self._cache, kernel=self._kernel_of_steps)
         self._token = logits[:, -1:].argmax(-1)
-        self._token.item()
+        self._token.tolist()
 
     def tensors(self) -> Iterable[Tensor]:
         """Give the cache's keys and values."""
@@ -165,7 +176,7 @@ class DenseContender:
     def _settle_on(self, ways: Sequence[_Way]) -> float:
         """Take the fastest way; give the seconds of all layers."""
         best = min(ways, key=lambda way: way.total(self._layers))
-        self._chunk, self._kernel = best.chunk, best.kernel
+        self._chunk, self._kernel, self._what = best.chunk, best.kernel, best.what
         return best.total(self._layers)
 
     def _try_chunks(self, length: int, *, most: int, budget: float) -> _Way:
@@ -179,14 +190,16 @@ class DenseContender:
         part = length / (whole * DENSE_CHUNK)
         layer = integrate({i: layer for i, (layer, _) in self._both.items()}, whole) * part
         rest = integrate({i: rest for i, (_, rest) in self._both.items()}, whole) * part
-        return _Way(chunk=DENSE_CHUNK, kernel="", layer_s=layer, rest_s=rest)
+        what = f"{len(self._times)} of {-(-length // DENSE_CHUNK)} chunks, "
+        return _Way(chunk=DENSE_CHUNK, kernel="", layer_s=layer, rest_s=rest, what=what)
 
-    def _try_one_shot(self, length: int, *, spare: bool) -> list[_Way]:
+    def _try_one_shot(self, length: int, *, spare: bool, parts: tuple[int, ...] = ()) -> list[_Way]:
         """Time one layer in one shot, with each attention kernel; none if it does not fit.
 
         Args:
             length: Tokens.
             spare: Whether there is another way: then what cannot be done this way is left out.
+            parts: Divisors of the length: time the layer on these two parts of the text instead.
         """
         if not self._one_shot_fits:
             return []
@@ -194,16 +207,30 @@ class DenseContender:
         for kernel in self._kernels:
             self._kernel = kernel
             try:
-                rest = steady_seconds(lambda: self._time_layers(0, length))
-                layer = steady_seconds(lambda: self._time_layers(1, length)) - rest
+                lengths = [length // part for part in parts or (1,)]
+                times = [self._layer_seconds(n) for n in lengths]
             except RuntimeError as error:
                 # cuDNN's kernel does not do all shapes; of memory, chunks need less.
                 no_memory = isinstance(error, torch.OutOfMemoryError)
                 if (no_memory and not spare) or (not no_memory and not kernel):
                     raise
                 continue
-            ways.append(_Way(chunk=length, kernel=kernel, layer_s=max(0.0, layer), rest_s=rest))
+            what = f"{' and '.join(f'{length // part:,}' for part in parts)} tokens, "
+            layer = extrapolate(lengths, [layer for layer, _ in times], length)
+            rest = times[-1][1] * length / lengths[-1]
+            ways.append(
+                _Way(
+                    chunk=length, kernel=kernel, layer_s=layer, rest_s=rest,
+                    what=what if parts else "",
+                )
+            )  # fmt: skip
         return ways
+
+    def _layer_seconds(self, length: int) -> tuple[float, float]:
+        """Time one layer in one shot, and what is no layer."""
+        rest = steady_seconds(lambda: self._time_layers(0, length))
+        both = steady_seconds(lambda: self._time_layers(1, length))
+        return max(0.0, both - rest), rest
 
     def _forward(self, ids: Tensor, cache: Any, kernel: str | None = None) -> Tensor:
         with attention_kernel(self._kernel if kernel is None else kernel):
@@ -245,9 +272,10 @@ class DenseContender:
             return time.perf_counter() - start
 
     def _random_kv(self, length: int) -> tuple[Tensor, Tensor]:
-        """Make keys and values of one layer, [1, KV, length, D]; memory of their own."""
+        """Make keys and values of one layer, [B, KV, length, D]; memory of their own."""
         config = self.model.config
-        shape = (1, config.num_key_value_heads, min(length, _BLOCK), config.head_dim)
+        rows = self._ids.shape[0]
+        shape = (rows, config.num_key_value_heads, min(length, _BLOCK), config.head_dim)
         dtype = self.model.dtype
         block = torch.empty(shape, device=self.device, dtype=dtype).uniform_(-1, 1)
         keys = torch.empty(*shape[:2], length, shape[3], device=self.device, dtype=dtype)
