@@ -58,23 +58,25 @@ def _text(cell: Cell, *, n: bool) -> str:
     return f"{mean} [{low}, {high}]" + (f" ({cell.n:,})" if n else "")
 
 
-def json_value(results: Sequence[TaskResult], provenance: Mapping[str, Any]) -> dict[str, Any]:
+def json_value(
+    results: Sequence[TaskResult], provenance: Mapping[str, Any], comparison: Table | None = None
+) -> dict[str, Any]:
     """Build the object of --json; means and intervals are fractions where `percent` is true."""
     return {
         "provenance": dict(provenance),
         "tasks": [
-            {
-                "task": result.table.task,
-                "title": result.table.title,
-                "notes": list(result.table.notes),
-                "failed": list(result.failed),
-                "lines": [
-                    dict(zip(result.table.columns, map(_value, line), strict=True))
-                    for line in result.table.lines
-                ],
-            }
-            for result in results
+            {**_table_value(result.table), "failed": list(result.failed)} for result in results
         ],
+        "comparison": _table_value(comparison) if comparison is not None else None,
+    }
+
+
+def _table_value(table: Table) -> dict[str, Any]:
+    return {
+        "task": table.task,
+        "title": table.title,
+        "notes": list(table.notes),
+        "lines": [dict(zip(table.columns, map(_value, line), strict=True)) for line in table.lines],
     }
 
 

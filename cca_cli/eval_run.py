@@ -13,9 +13,9 @@ from cca_cli.extras import expect_packages
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
-    from cca_models.evaluation.types import TaskResult
+    from cca_models.evaluation.types import Table, TaskResult
 
-__all__ = ["Chosen", "check_plot", "check_request", "describe", "run_tasks", "save_plot"]
+__all__ = ["Chosen", "check_plot", "check_request", "compare", "describe", "run_tasks", "save_plot"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,24 +92,42 @@ def _untuned() -> frozenset[str]:
 
 
 def check_plot(path: Path, tasks: Sequence[str]) -> None:
-    """Check, before anything runs, that the heat map can be drawn.
+    """Check, before anything runs, that there is something to draw and that it can be drawn.
 
     Raises:
-        UsageError: If no needle is asked for, matplotlib is missing, or the file is no picture.
+        UsageError: If no task with a picture is asked for, matplotlib is missing, or the file is
+            no picture.
     """
     from cca_cli import bench_plot
+    from cca_models.evaluation.comparison import COMPARED
 
-    if "needle" not in tasks:
-        raise UsageError("--plot draws the task needle alone", hint="cca eval needle --plot FILE")
+    if not set(tasks) & set(COMPARED):
+        raise UsageError(
+            f"--plot draws {', '.join(COMPARED)}, not {', '.join(tasks)}",
+            hint="cca eval ppl multidoc needle --plot FILE",
+        )
     bench_plot.check_plot(path)
 
 
 def save_plot(results: Sequence[TaskResult], path: Path, *, title: str) -> None:
-    """Draw the heat map of the needle's rows."""
-    from cca_models.evaluation.plots import save_heat_map
+    """Draw all methods over their lengths; of the task needle alone its heat map."""
+    from cca_models.evaluation.comparison import panels
+    from cca_models.evaluation.plots import save_comparison, save_heat_map
 
+    shown = panels(results)
+    if [panel.task for panel in shown] != ["needle"]:
+        if shown:
+            save_comparison(shown, path, title=title)
+        return
     rows = [r for result in results if result.table.task == "needle" for r in result.rows]
     save_heat_map([row for row in rows if "error" not in row], path, title=title)
+
+
+def compare(results: Sequence[TaskResult]) -> Table | None:
+    """Set the methods beside each other; None where there is nothing to compare."""
+    from cca_models.evaluation.comparison import comparison_table
+
+    return comparison_table(results, untrained=_untuned())
 
 
 def describe(

@@ -90,7 +90,11 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw the needle's heat map (.png; needs cca[plot])."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw ppl, multidoc, squad and needle, all methods side by side; needle alone as "
+            "a heat map (.png, .svg, .pdf; needs cca[plot]).",
+        ),
     ] = None,
     model: ModelOpt = DEFAULT_MODEL,
     adapter: AdapterOpt = DEFAULT_ADAPTER,
@@ -106,20 +110,29 @@ def evaluate(
 ) -> None:
     """Evaluate a model: what CCA keeps of dense attention's quality.
 
-    Prints a table per task with means, 95 % intervals and counts. With --out every result is
-    written as it comes, and a run that was stopped goes on from there. docs/quality.md explains
-    tasks, measures and data.
+    Prints a table per task with means, 95 % intervals and counts, and, of ppl, multidoc, squad and
+    needle together, one of all methods side by side. With --out every result is written as it
+    comes, and a run that was stopped goes on from there. docs/quality.md explains tasks, measures
+    and data.
 
     \b
     Examples:
       cca eval multidoc locate --data DIR --len 4k,8k,32k --out results.jsonl
       cca eval ppl --data DIR --method full,core,window
+      cca eval ppl multidoc needle --data DIR --len 4k..32k --method all --plot all.png
       cca eval longqa --data-file mine.jsonl --limit 50 --json | jq '.tasks[0].lines'
     """
     # Listing the commands must not wait for what only evaluating needs.
     from cca_cli.bench_options import check_output, parse_lengths
     from cca_cli.eval_output import json_value, provenance_line, table_text
-    from cca_cli.eval_run import check_plot, check_request, describe, run_tasks, save_plot
+    from cca_cli.eval_run import (
+        check_plot,
+        check_request,
+        compare,
+        describe,
+        run_tasks,
+        save_plot,
+    )
     from cca_cli.model_loading import open_model
 
     console = Console.of(ctx)
@@ -141,9 +154,12 @@ def evaluate(
     )  # fmt: skip
     if plot is not None:
         save_plot(results, plot, title=provenance_line(provenance))
+    comparison = compare(results)
     if console.human:
         console.result(provenance_line(provenance))
         for result in results:
             console.result("\n" + table_text(result.table))
+        if comparison is not None:
+            console.result("\n" + table_text(comparison))
     else:
-        console.json(json_value(results, provenance))
+        console.json(json_value(results, provenance, comparison))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from cca_models.documents import Document
 from cca_models.reading import prompts
-from cca_models.reading.answering import Reader
 from cca_models.reading.lexical import LexicalIndex
 from cca_models.reading.passages import PASSAGE_CHARACTERS, Span, cut_passages
+from cca_models.reading.reader import Reader
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel

@@ -29,8 +29,7 @@ from cca_models.evaluation.contexts import Context, PassageReader, TextCache
 from cca_models.evaluation.sliding import SlidingDecoder
 from cca_models.evaluation.types import By, EvaluationError, Method, Reply
 from cca_models.peers import peer_model
-from cca_models.reading.answering import Writing
-from cca_models.reading.types import ReadMode
+from cca_models.reading.types import ReadMode, Writing
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel

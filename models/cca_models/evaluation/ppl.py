@@ -124,7 +124,7 @@ class Perplexity:
             line: list[Cell] = [stretch_name(low), count]
             for name in names:
                 reference = by.get((_REFERENCE, name), [])
-                line += [_perplexity(of[name]), _ratio(of[name], reference)]
+                line += [perplexity(of[name]), _ratio(of[name], reference)]
             if "full" in names:
                 line += [_ratio(of[name], of["full"]) for name in names if name != "full"]
             lines.append(tuple(line))
@@ -154,7 +154,7 @@ def _short(tokens: int) -> str:
     return "0" if tokens == 0 else length_name(tokens).upper()
 
 
-def _perplexity(rows: Sequence[Row]) -> Figure | None:
+def perplexity(rows: Sequence[Row]) -> Figure | None:
     """Give e to the mean loss over all tokens, with an interval from the blocks."""
     blocks = [block for row in rows for block in row["blocks"]]
     if not blocks:
