@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cca_cli.errors import InputError
 from cca_cli.formatting import format_count, format_ranges
 from cca_cli.library_entry import Fingerprint, StoredText
 from cca_cli.library_files import file_sha256
 
 if TYPE_CHECKING:
+    from cca_cli.documents.formats import Kind
     from cca_models.documents import Document
     from cca_models.engine import LanguageModel
     from cca_models.tokenizer import Tokenizer
@@ -24,15 +26,17 @@ __all__ = [
     "absolute",
     "canonical_pages",
     "fingerprint_of",
+    "pages_without_text",
     "summary_line",
     "tokenize",
+    "without_text",
 ]
 
 PAGE_END = "\n"
 """Follows every page that has text, in the tokens but not in the page's own text."""
 
 _PDF_PACKAGES = ("pypdf", "fonttools", "pypdfium2")
-_TEXT_PACKAGES = ("charset-normalizer", "markdown-it-py")
+_TEXT_PACKAGES = ("charset-normalizer", "lxml", "markdown-it-py", "selectolax")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +49,15 @@ class ReadOptions:
         backend: PDF reader: "auto", "pypdf" or "pdfium".
         kind: Format where the content does not tell, or None.
         encoding: Codec of a text file where the guess is wrong, or None.
+        strict: Whether a page without text is an error.
     """
 
     pages: str | None = None
     password: Callable[[], str | None] | None = None
     backend: Literal["auto", "pypdf", "pdfium"] = "auto"
-    kind: Literal["pdf", "text", "markdown"] | None = None
+    kind: Kind | None = None
     encoding: str | None = None
+    strict: bool = False
 
     def read(self, path: str) -> Document:
         """Read a file, or standard input for "-".
@@ -69,6 +75,20 @@ class ReadOptions:
             backend=self.backend,
             kind=self.kind,
             encoding=self.encoding,
+        )
+
+    def require_text(self, document: Document) -> None:
+        """Refuse a document of which a page has no text, if `strict` says so.
+
+        Raises:
+            InputError: If there is such a page; it is named.
+        """
+        empty = without_text(document)
+        if not (self.strict and empty):
+            return
+        raise InputError(
+            f"{document.name}: has {empty}, and --strict is set",
+            hint="leave them out with --pages, add their text with ocrmypdf, or drop --strict",
         )
 
     def check(self, path: str) -> None:
@@ -201,11 +221,22 @@ def summary_line(text: StoredText) -> str:
         f"{document.name}: {count:,} {unit}, {format_count(words)} words, "
         f"{sum(text.page_tokens):,} tokens"
     )
-    empty = [page.number for page in document.pages if not page.text.strip()]
-    if empty:
-        unit = document.unit if len(empty) == 1 else f"{document.unit}s"
-        line += f", {len(empty)} {unit} without text ({format_ranges(empty)})"
-    return line
+    empty = without_text(document)
+    return f"{line}, {empty}" if empty else line
+
+
+def without_text(document: Document) -> str:
+    """Name the pages without text: "2 pages without text (5, 210)"; empty if all have some."""
+    empty = pages_without_text(document)
+    if not empty:
+        return ""
+    unit = document.unit if len(empty) == 1 else f"{document.unit}s"
+    return f"{len(empty)} {unit} without text ({format_ranges(empty)})"
+
+
+def pages_without_text(document: Document) -> list[int]:
+    """Return the numbers of the pages that have no text."""
+    return [page.number for page in document.pages if not page.text.strip()]
 
 
 def absolute(path: str) -> str:

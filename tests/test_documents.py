@@ -45,14 +45,15 @@ def test_missing_file_names_a_near_one(tmp_path):
         ("garbage.bin", bytes(range(256)) * 20, "binary"),
         ("page.pdf", b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
         ("fake.pdf", b"not a pdf at all", "not a PDF"),
-        ("page.html", b"<p>hello</p>", "HTML"),
-        ("noname", b"\n<html lang=en>hello</html>", "HTML"),
+        ("book.epub", b"not a book at all", "not an EPUB book"),
+        ("page.docx", b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
+        ("blank.html", b"<html><body><script>var x = 1</script></body></html>", "blanks"),
         ("scan.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         ("photo.txt", b"\xff\xd8\xff\xe0" + bytes(100), "JPEG"),
         ("letter.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "Office"),
         ("letter.rtf", b"{\\rtf1 hello}", "RTF"),
         ("book.txt.gz", b"\x1f\x8b\x08" + bytes(20), "gzip"),
-        ("broken.docx", b"PK\x03\x04" + bytes(40), "damaged zip"),
+        ("broken.docx", b"PK\x03\x04" + bytes(40), "damaged file"),
         ("blank.txt", b" \n\n\t\n", "blanks"),
         ("blank.md", b" \n\n\t\n", "blanks"),
     ],
@@ -87,10 +88,11 @@ def test_impossible_name():
 @pytest.mark.parametrize(
     ("member", "what"),
     [
-        ("word/document.xml", "Word"),
-        ("ppt/presentation.xml", "PowerPoint"),
+        ("word/document.xml", "document.xml: "),
+        ("ppt/presentation.xml", "presentation.xml: "),
+        ("META-INF/container.xml", "container.xml: "),
         ("xl/workbook.xml", "Excel"),
-        ("META-INF/container.xml", "EPUB"),
+        ("visio/document.xml", "Visio"),
         ("readme.txt", "zip archive"),
     ],
 )
@@ -101,15 +103,44 @@ def test_zip_files_are_told_apart(tmp_path, member, what):
     assert what in refused(path).message
 
 
+PAGE = "<!DOCTYPE html><title>t</title><p>hello"
+NOTES = "# Notes\n\n## One\n\n- [ ] a task\n\n```\ncode\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("page.html", "<p>hello</p>", "html"),
+        ("page.txt", PAGE, "html"),
+        ("page.md", PAGE, "html"),
+        ("noname", "\n<html lang=en>hello</html>", "html"),
+        ("noname", "<!--{ a template }-->\n<h2>One</h2>\n<p>text</p>", "html"),
+        ("page.php", "<!DOCTYPE html><?php echo 1 ?>", "code"),
+        ("hello.html", "no tags in here", "text"),
+        ("run", "#!/bin/sh\necho hello\n", "code"),
+        ("main.rs", "fn main() {}\n", "code"),
+        ("Makefile", "all:\n\ttrue\n", "code"),
+        ("README", NOTES, "markdown"),
+        ("notes.txt", NOTES, "text"),
+        ("noname", "a < b, and b > c; see [1](2)\n", "text"),
+        ("noname", "# a comment\nkey = 1\n# another\n", "text"),
+    ],
+)
+def test_texts_are_told_apart(tmp_path, name, content, kind):
+    path = tmp_path / name
+    path.write_text(content)
+    assert read_document(str(path)).format == kind
+
+
 @needs_data
-@pytest.mark.parametrize("folder", ["docx", "epub", "html", "odt", "pptx"])
-def test_other_formats_name_the_command_that_converts(folder):
-    files = [p for p in sorted((DATA / folder).iterdir()) if p.is_file()]
-    assert files
-    for path in files:
-        error = refused(path)
-        assert "does not read" in error.message
-        assert str(path) in error.hint
+@pytest.mark.parametrize("folder", ["docx", "epub", "html", "odt", "pptx", "markdown", "pdf"])
+def test_content_tells_without_a_name(folder, monkeypatch):
+    """Standard input has no name."""
+    files = [p for p in (DATA / folder).iterdir() if p.is_file()]
+    path = min(files, key=lambda p: p.stat().st_size)
+    stream = io.TextIOWrapper(io.BytesIO(path.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert read_document("-").format == folder
 
 
 def test_content_beats_the_name(tmp_path):
@@ -166,7 +197,8 @@ def test_named_pipe(tmp_path):
 def test_import_reaches_no_reader():
     code = (
         "import sys, cca_cli.documents; "
-        "print([m for m in ('pypdf', 'markdown_it', 'charset_normalizer', 'torch') "
+        "print([m for m in ('pypdf', 'markdown_it', 'charset_normalizer', 'torch', 'lxml', "
+        "'selectolax', 'zipfile') "
         "if m in sys.modules])"
     )
     root = Path(__file__).resolve().parents[1]
@@ -218,6 +250,14 @@ def test_bad_ranges_are_usage_errors_that_name_the_range(spec):
     assert isinstance(caught.value, CLIError) and caught.value.code == 2
     hint = caught.value.hint
     assert "1-7" in hint or hint == "--pages 2-5"
+
+
+def test_a_binary_kind_is_not_overruled(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"%PDF-1.7\nnothing more")
+    assert "its content is a PDF, not markdown" in refused(path, kind="markdown").message
+    (tmp_path / "a.txt").write_text("text")
+    assert "not an EPUB book" in refused(tmp_path / "a.txt", kind="epub").message
 
 
 def test_no_labels_to_choose_by():

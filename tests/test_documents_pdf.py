@@ -14,6 +14,7 @@ from reportlab.pdfgen.canvas import Canvas
 from cca_cli.documents import pdf, pdfium, read_document
 from cca_cli.documents.pdf_layout import page_text, tidy_pages
 from cca_cli.documents.time_limit import OutOfTime, time_limit
+from cca_cli.documents.traced import Traced
 from cca_cli.errors import InputError, UsageError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "documents" / "pdf"
@@ -44,6 +45,15 @@ def make_pdf(path, pages, *, images=()):
         canvas.showPage()
     canvas.save()
     return path
+
+
+def cleaned(raw):
+    return page_text(raw).text
+
+
+def tidied(texts, numbers, labels):
+    pages = [Traced.of(text, trace=False) for text in texts]
+    return [page.text for page in tidy_pages(pages, numbers, labels)]
 
 
 def refused(path, **options):
@@ -329,14 +339,14 @@ def test_unreadable_glyphs_are_reported():
 
 
 def test_characters_of_a_page():
-    assert page_text("ﬁne  text \r\n\r\n\r\n\r\n  end\x00\u00a0") == "fine text\n\nend"
-    assert page_text("debuggabil\x02ity") == "debuggabil-\nity"
-    assert page_text("well\u00adknown") == "well-known"
+    assert cleaned("ﬁne  text \r\n\r\n\r\n\r\n  end\x00\u00a0") == "fine text\n\nend"
+    assert cleaned("debuggabil\x02ity") == "debuggabil-\nity"
+    assert cleaned("well\u00adknown") == "well-known"
 
 
 def test_hyphens_at_line_ends():
     def join(text):
-        return tidy_pages([text], [1], {1: None})[0]
+        return tidied([text], [1], {1: None})[0]
 
     assert join("an exam-\nple, of it") == "an example,\nof it"
     assert join("Anglo-\nSaxon") == "Anglo-\nSaxon"
@@ -345,6 +355,9 @@ def test_hyphens_at_line_ends():
     assert join("women-specific, a gender-\nspecific one, gender") == (
         "women-specific, a gender-specific\none, gender"
     )
+    halves = "a question, a passage, a question, a passage, "
+    assert join(f"{halves}question-\npassage pairs") == f"{halves}question-passage\npairs"
+    assert join("over, view, over, view: an over-\nview of it").endswith("an overview\nof it")
     assert (
         join("see www.va.gov/special-\nburial.asp now") == "see www.va.gov/special-burial.asp\nnow"
     )
@@ -362,7 +375,7 @@ def test_running_heads_and_page_numbers():
         head = [f"{i + 5} A LONG BOOK"] if i % 2 else [f"CHAPTER {1 + i // 6} {i + 5}"]
         pages.append("\n".join([*head, *filler(i), str(i + 5)]))
     numbers = list(range(1, 13))
-    tidy = tidy_pages(pages, numbers, dict.fromkeys(numbers))
+    tidy = tidied(pages, numbers, dict.fromkeys(numbers))
     # The first of each head stays, the heads of short chapters too; no page number does.
     assert tidy[1] == "\n".join(["6 A LONG BOOK", *filler(1)])
     assert tidy[3] == "\n".join(filler(3))
@@ -375,17 +388,61 @@ def test_lines_that_only_look_like_heads_stay():
     labels = dict.fromkeys(numbers)
     # Numbers that follow no page numbering; a title that comes twice; slides with one title.
     tables = ["\n".join([str(i * i), *filler(i), "Total 7" if i < 3 else "Sum"]) for i in numbers]
-    tidy = tidy_pages(tables, numbers, labels)
+    tidy = tidied(tables, numbers, labels)
     assert [t.split("\n")[0] for t in tidy] == [str(i * i) for i in numbers]
     assert tidy[0].endswith("Total 7") and tidy[1].endswith("Total 7")
     slides = [f"Results\nfirst point {i}\nsecond point {i}\nthird" for i in numbers]
-    assert tidy_pages(slides, numbers, labels) == slides
+    assert tidied(slides, numbers, labels) == slides
+
+
+@needs_data
+def test_arabic_is_left_to_pypdf(monkeypatch):
+    """pdfium writes the two letters of a ligature the wrong way round."""
+    if not pdfium.installed():
+        pytest.skip("pypdfium2 (extra `fast`) is not installed")
+    path = str(DATA / "right_to_left_01.pdf")
+    monkeypatch.setattr(pdf, "PDFIUM_FROM_PAGES", 1)
+    document = read_document(path)
+    assert document.reader.startswith("pypdf ") and "الإنتاجية" in document.pages[0].text
+    assert "Arabic" in read_document(path, backend="pdfium").warnings[0]
+    assert not read_document(path, backend="pypdf").warnings
+
+
+def test_form_entries_notes_and_attachments(tmp_path):
+    from pypdf.generic import (
+        ArrayObject,
+        DictionaryObject,
+        NameObject,
+        NumberObject,
+        TextStringObject,
+    )  # fmt: skip
+
+    def entry(**told):
+        return DictionaryObject({NameObject(f"/{k}"): v for k, v in told.items()})
+
+    field = {"Subtype": NameObject("/Widget"), "FT": NameObject("/Tx")}
+    writer = pypdf.PdfWriter(clone_from=make_pdf(tmp_path / "a.pdf", [["The form asks for this."]]))
+    writer.pages[0][NameObject("/Annots")] = ArrayObject([
+        entry(**field, T=TextStringObject("name"), V=TextStringObject("Ada\nLovelace")),
+        entry(**field, T=TextStringObject("pin"), V=TextStringObject("12"), Ff=NumberObject(8192)),
+        entry(**field, T=TextStringObject("empty")),
+        entry(Subtype=NameObject("/FreeText"), Contents=TextStringObject("looks wrong")),
+        entry(Subtype=NameObject("/Link")),
+        NumberObject(3),
+    ])  # fmt: skip
+    writer.add_attachment("data.csv", b"1,2")
+    writer.write(tmp_path / "form.pdf")
+    document = read_document(str(tmp_path / "form.pdf"))
+    assert document.pages[0].text == (
+        "The form asks for this.\n\n[name: Ada Lovelace]\n[note: looks wrong]"
+    )
+    assert document.warnings == ("1 file is embedded in the PDF and not read",)
 
 
 def test_page_words_go():
     numbers = list(range(1, 7))
     pages = ["\n".join([*filler(i), f"Form 10 Page {i} of 6", f"{i}/6"]) for i in numbers]
-    tidy = tidy_pages(pages, numbers, dict.fromkeys(numbers))
+    tidy = tidied(pages, numbers, dict.fromkeys(numbers))
     assert tidy[0].endswith("Form 10 Page 1 of 6")
     assert tidy[3] == "\n".join(filler(4))
 
@@ -395,6 +452,6 @@ def test_roman_page_numbers_go_by_their_label():
     pages = [
         "\n".join([*filler(i), roman]) for i, roman in zip(numbers, ["i", "ii", "I"], strict=True)
     ]
-    tidy = tidy_pages(pages, numbers, {1: "i", 2: "ii", 3: "iii"})
+    tidy = tidied(pages, numbers, {1: "i", 2: "ii", 3: "iii"})
     assert tidy[0] == "\n".join(filler(1)) and tidy[1] == "\n".join(filler(2))
     assert tidy[2].endswith("\nI")

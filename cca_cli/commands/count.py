@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cca_cli.console import Console
-from cca_cli.formatting import format_bytes, format_duration
-from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model, warn_of_length
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model
 from cca_cli.options import (
     AdapterOpt,
     DebugOpt,
@@ -25,12 +23,10 @@ from cca_cli.options import (
     PasswordFileOpt,
     PdfBackendOpt,
     QuietOpt,
+    StrictOpt,
     VerboseOpt,
     WindowOpt,
 )
-
-if TYPE_CHECKING:
-    from cca_cli.library_entry import StoredText
 
 
 def count(
@@ -41,6 +37,7 @@ def count(
     encoding: EncodingOpt = None,
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
+    strict: StrictOpt = False,
     model: ModelOpt = DEFAULT_MODEL,
     adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
@@ -62,7 +59,7 @@ def count(
     """
     # Listing the commands must not wait for what only reading needs.
     from cca_cli.document_text import ReadOptions
-    from cca_cli.ingestion import RESERVED_TOKENS, measure
+    from cca_cli.dry_run import measured, say
     from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
@@ -72,6 +69,7 @@ def count(
         backend=pdf_backend,
         kind=kind,
         encoding=encoding,
+        strict=strict,
     )
     options.check(file)
     loaded = open_model(
@@ -84,69 +82,8 @@ def count(
         window=window,
         offline=offline,
     )
-    text, miss = measure(file, loaded, console=console, options=options)
-    tokens = len(text.ids)
-    kv = key_value_bytes(loaded.checkpoint.config, loaded.dtype.itemsize)
-    cca = loaded.cca
-    held = kept_tokens(tokens, group_size=cca.group_size, window=cca.window)
-    warn_of_length(console, loaded, text.document.name, tokens)
-    facts = {
-        "doc": text.document.name,
-        "path": text.document.path,
-        "pages": len(text.document.pages),
-        "words": sum(len(page.text.split()) for page in text.document.pages),
-        "tokens": tokens,
-        "limit": loaded.max_tokens,
-        "reserved": RESERVED_TOKENS,
-        "share": tokens / loaded.max_tokens,
-        "fits": tokens + RESERVED_TOKENS <= loaded.max_tokens,
-        "kv_bytes_dense": kv * tokens,
-        "kv_bytes_cca": kv * held,
-        # The memory, the token ids and the text are all that an entry holds.
-        "disk_bytes": kv * held + 4 * tokens + _text_bytes(text),
-        "prefill_seconds": loaded.estimate_seconds(tokens),
-        "model": loaded.checkpoint.name,
-        "adapter": loaded.checkpoint.adapter.name if loaded.checkpoint.adapter else None,
-        "cache": {"hit": miss is None, "reason": miss},
-        "warnings": console.warnings,
-    }
+    text, facts = measured(console, loaded, file, options)
     if console.human:
-        _say(console, facts, text)
+        say(console, text, facts)
     else:
-        console.json(facts)
-
-
-def key_value_bytes(config: Mapping[str, Any], itemsize: int) -> int:
-    """Return the bytes of keys and values of one token in all layers."""
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    return 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim * itemsize
-
-
-def kept_tokens(tokens: int, *, group_size: int, window: int) -> int:
-    """Return how many keys a memory of so many tokens holds per head: core tokens and raw tail."""
-    visible = max(0, tokens - window) // group_size
-    return tokens // group_size + tokens - visible * group_size
-
-
-def _text_bytes(text: StoredText) -> int:
-    return sum(len(page.text.encode(errors="replace")) for page in text.document.pages)
-
-
-def _say(console: Console, facts: Mapping[str, Any], text: StoredText) -> None:
-    from cca_cli.document_text import summary_line
-
-    less = 100 * (1 - facts["kv_bytes_cca"] / facts["kv_bytes_dense"]) if facts["tokens"] else 0
-    library = "there already" if facts["cache"]["hit"] else facts["cache"]["reason"]
-    fits = "" if facts["fits"] else ", too long"
-    console.result(summary_line(text))
-    for name, value in (
-        ("limit", f"{facts['limit']:,} tokens ({100 * facts['share']:.0f} % used{fits})"),
-        ("memory, dense attention", format_bytes(facts["kv_bytes_dense"])),
-        ("memory, cca", f"{format_bytes(facts['kv_bytes_cca'])} ({less:.0f} % less)"),
-        ("disk", format_bytes(facts["disk_bytes"])),
-        ("reading", f"about {format_duration(facts['prefill_seconds'])}"),
-        ("library", library),
-    ):
-        console.result(f"{name}\t{value}")
+        console.json({**facts, "warnings": console.warnings})

@@ -8,7 +8,7 @@ import re
 from cca_cli.documents.source import Source
 from cca_cli.errors import InputError, UsageError
 
-__all__ = ["decode"]
+__all__ = ["decode", "looks_binary"]
 
 _MARKS = (
     # The UTF-32 mark begins with the UTF-16 one.
@@ -28,12 +28,16 @@ _TYPOGRAPHIC = re.compile(
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 
 
-def decode(source: Source, encoding: str | None = None) -> tuple[str, str, list[str]]:
+def decode(
+    source: Source, encoding: str | None = None, *, declared: str | None = None
+) -> tuple[str, str, list[str]]:
     """Read a text.
 
     Args:
         source: The file.
         encoding: Codec to use instead of looking for one.
+        declared: Codec that the text says it has; believed where it has no byte-order mark and
+            is not valid UTF-8, which pages that declare something else often are.
 
     Returns:
         The text without its byte-order mark, the codec's name, and warnings.
@@ -58,12 +62,40 @@ def decode(source: Source, encoding: str | None = None) -> tuple[str, str, list[
     if b"\0" in data:
         name = _utf16_without_mark(source, data)
         return data.decode(name, "replace"), name, [f"no byte-order mark: read as {name}"]
-    if len(data.translate(None, _CONTROLS)) < 0.98 * len(data):
+    if _has_controls(data):
         raise _binary(source)
     try:
         return data.decode("utf-8"), "utf-8", []
     except UnicodeDecodeError:
-        return _guess(source, data)
+        pass
+    codec = _text_codec(declared) if declared is not None else None
+    if codec is not None:
+        text, notes = _tolerantly(data, codec)
+        return text, codec, notes
+    return _guess(source, data)
+
+
+def looks_binary(head: bytes) -> bool:
+    """Return whether the first bytes of a file are those of no text, in any encoding."""
+    if any(head.startswith(mark) for mark, _ in _MARKS):
+        return False
+    return _utf16_name(head) is None if b"\0" in head else _has_controls(head)
+
+
+def _has_controls(data: bytes) -> bool:
+    return len(data.translate(None, _CONTROLS)) < 0.98 * len(data)
+
+
+def _text_codec(declared: str) -> str | None:
+    """Return the codec that a document means, None if it is not one of text."""
+    try:
+        name = codecs.lookup(declared).name
+        b" ".decode(name)
+    except (LookupError, UnicodeError):
+        # Not text at all ("hex"), or UTF-16, which a declaration in ASCII rules out.
+        return None
+    # Browsers read these two as the Windows code page that has quotes and dashes, too.
+    return "cp1252" if name in ("iso8859-1", "ascii") else name
 
 
 def _as_told(source: Source, data: bytes, encoding: str) -> tuple[str, str, list[str]]:
@@ -94,6 +126,13 @@ def _tolerantly(data: bytes, name: str) -> tuple[str, list[str]]:
 
 
 def _utf16_without_mark(source: Source, data: bytes) -> str:
+    name = _utf16_name(data)
+    if name is None:
+        raise _binary(source)
+    return name
+
+
+def _utf16_name(data: bytes) -> str | None:
     sample = data[: SAMPLE_BYTES & ~1]
     pairs = len(sample) // 2
     # ASCII, which every text has much of, puts a NUL in the same half of each pair.
@@ -103,7 +142,7 @@ def _utf16_without_mark(source: Source, data: bytes) -> str:
     ):
         if zeros > 0.3 * pairs and others < 0.01 * pairs:
             return name
-    raise _binary(source)
+    return None
 
 
 def _guess(source: Source, data: bytes) -> tuple[str, str, list[str]]:
@@ -166,5 +205,5 @@ def _prefer_cp1252(name: str, sample: bytes) -> str:
 def _binary(source: Source) -> InputError:
     return InputError(
         f"{source.shown}: is binary data of no known format",
-        hint=f"cca reads PDF, plain text and Markdown; see what it is: file {source.quoted}",
+        hint=f"see what it is: file {source.quoted}; cca reads documents and texts",
     )

@@ -7,31 +7,42 @@ are known but not read get a message of their own and the command that converts 
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import PurePath
 from typing import Literal
 
+from cca_cli.documents.names import CODE, HTML, MARKDOWN, TEXT, is_code_name
 from cca_cli.documents.source import Source
 from cca_cli.errors import InputError
 
 __all__ = ["Kind", "detect"]
 
-Kind = Literal["pdf", "text", "markdown"]
+Kind = Literal["pdf", "epub", "html", "docx", "odt", "pptx", "markdown", "code", "text"]
 
-_MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mkd", ".mkdn", ".mdwn", ".qmd", ".rmd"})
-_TEXT = frozenset({".txt", ".text", ".log", ".rst", ".tex", ".org", ".adoc", ".csv", ".tsv"})
 _PDF_HEADER = re.compile(rb"%PDF-\d")
 _HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])",
     re.I | re.S,
 )
 
+_TAG = re.compile(
+    rb"</?(?:p|div|h[1-6]|ul|ol|li|table|tr|td|span|a|br|body|head|title)[\s/>]", re.I
+)
+# Signs of Markdown at the start of a line, and links: each of them rare elsewhere.
+_MARKDOWN_SIGN = re.compile(
+    rb"^(?:#{2,6} \S|```|~~~|\|[ :]?-{2,}|[-*+] \[[ xX]\] |\[[^\]\n]+\]: \S)"
+    rb"|\]\((?:https?:|#|[\w./-]+\))",
+    re.M,
+)
+_SHEBANG = re.compile(rb"(?:\xef\xbb\xbf)?#!\s*/|<\?php\b")
+# Fewer tags or signs than this may stand in any text.
+MIN_SIGNS = 3
+
 # First bytes -> (what it is, how to make a readable file of it). {in} and {stem} are filled in.
 _PANDOC = "pandoc {in} -t markdown -o {stem}.md, then run cca on {stem}.md"
 _SOFFICE = "soffice --headless --convert-to pdf {in}, then run cca on {stem}.pdf"
 _OCR = "ocrmypdf --image-dpi 300 {in} {stem}.pdf, then run cca on {stem}.pdf"
 _UNPACK = "unpack it first, then run cca on the documents in it"
-_NO_TEXT = "cca reads PDF, plain text and Markdown"
+_NO_TEXT = "cca reads PDF, EPUB, HTML, DOCX, ODT, PPTX, Markdown, source code and plain text"
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "a PNG image", _OCR),
     (0, b"\xff\xd8\xff", "a JPEG image", _OCR),
@@ -57,16 +68,35 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"MZ\x90\x00", "a program", _NO_TEXT),
     (0, b"SQLite format 3\x00", "an SQLite database", _NO_TEXT),
 )
-# A member's name, or the declared media type, tells what a zip file is.
-_ZIP: tuple[tuple[str, str, str], ...] = (
-    ("application/epub+zip", "an EPUB book", _PANDOC),
-    ("META-INF/container.xml", "an EPUB book", _PANDOC),
-    ("application/vnd.oasis.opendocument.text", "an OpenDocument text", _PANDOC),
-    ("application/vnd.oasis.opendocument", "an OpenDocument file", _SOFFICE),
-    ("word/", "a Word document", _PANDOC),
-    ("ppt/", "a PowerPoint presentation", _SOFFICE),
-    ("xl/", "an Excel workbook", _SOFFICE),
+# A member's name, or the declared media type, tells what a zip file is: the format if it is read,
+# else what it is and how to convert it.
+_ZIP: tuple[tuple[str, Kind | tuple[str, str]], ...] = (
+    ("application/epub+zip", "epub"),
+    ("META-INF/container.xml", "epub"),
+    ("application/vnd.oasis.opendocument.text", "odt"),
+    ("application/vnd.oasis.opendocument", ("an OpenDocument file", _SOFFICE)),
+    ("word/document", "docx"),
+    ("ppt/presentation.xml", "pptx"),
+    ("xl/workbook.", ("an Excel workbook", _SOFFICE)),
+    ("visio/", ("a Visio drawing", _SOFFICE)),
+    ("Index/Document.iwa", ("a Pages, Numbers or Keynote file", "export it as PDF or DOCX")),
 )
+
+_SHOWN: dict[Kind, str] = {
+    "pdf": "a PDF",
+    "epub": "an EPUB book",
+    "docx": "a Word document",
+    "odt": "an OpenDocument text",
+    "pptx": "a PowerPoint presentation",
+}
+_SIGNED = frozenset(_SHOWN)
+_EXPECTED: dict[str, Kind] = {
+    ".pdf": "pdf",
+    ".epub": "epub",
+    ".docx": "docx",
+    ".odt": "odt",
+    ".pptx": "pptx",
+}
 
 
 def detect(source: Source, kind: Kind | None = None) -> Kind:
@@ -74,35 +104,62 @@ def detect(source: Source, kind: Kind | None = None) -> Kind:
 
     Args:
         source: The bytes.
-        kind: What the user says it is; overrules the name and an HTML page's first bytes, but
-            not the signature of a binary format.
+        kind: What the user says it is; overrules the name and the look of a text, but not the
+            signature of a binary format.
 
     Raises:
         InputError: If the format is not one that is read, with the command that converts it.
     """
-    if _is_pdf(source):
-        if kind in (None, "pdf"):
-            return "pdf"
-        raise InputError(f"{source.shown}: is a PDF, not {kind}", hint="leave out --type")
-    for offset, magic, what, hint in _MAGIC:
-        if source.head.startswith(magic, offset):
-            raise _unsupported(source, what, hint)
-    if source.head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        raise _unsupported(source, *_zip_content(source))
+    found = _by_signature(source)
+    if found is not None:
+        if kind in (None, found):
+            return found
+        raise InputError(
+            f"{source.shown}: its content is {_SHOWN[found]}, not {kind}", hint="leave out --type"
+        )
     html = _HTML.match(source.head) is not None
-    if kind == "pdf" or source.suffix == ".pdf":
-        what = "an HTML page" if html else "not a PDF: no %PDF- header in its first 1,024 bytes"
+    wanted = kind or _EXPECTED.get(source.suffix)
+    if wanted in _SIGNED:
+        what = "an HTML page" if html else f"not {_SHOWN[wanted]}: it does not begin like one"
         raise InputError(
             f"{source.shown}: is {what}",
             hint=f"fetch the file again, or look at it: head -c 200 {source.quoted}",
         )
-    if kind is not None:
-        return kind
-    if source.suffix in _MARKDOWN:
+    return kind or _text_kind(source, html)
+
+
+def _by_signature(source: Source) -> Kind | None:
+    """Return the format that the first bytes leave no doubt about, if they do."""
+    if _is_pdf(source):
+        return "pdf"
+    for offset, magic, what, hint in _MAGIC:
+        if source.head.startswith(magic, offset):
+            raise _unsupported(source, what, hint)
+    if source.head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip_content(source)
+    return None
+
+
+def _text_kind(source: Source, html: bool) -> Kind:
+    """Tell the kinds of text apart: by what they say they are, by name, by their look."""
+    head = source.head
+    if _SHEBANG.match(head) or (source.path != "-" and is_code_name(source.name)):
+        return "code"
+    if html:
+        return "html"
+    suffix = source.suffix
+    if suffix in MARKDOWN:
         return "markdown"
-    if html or source.suffix in (".html", ".htm", ".xhtml"):
-        raise _unsupported(source, "an HTML page", _PANDOC)
-    return "text"
+    tags = len(_TAG.findall(head))
+    if suffix in HTML and (tags or b"\0" in head):
+        return "html"
+    if suffix in TEXT:
+        return "text"
+    # Markdown may hold HTML, and begin with it; HTML holds no Markdown.
+    if len(_MARKDOWN_SIGN.findall(head)) >= MIN_SIGNS:
+        return "markdown"
+    begins = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    return "html" if begins == b"<" and tags >= MIN_SIGNS else "text"
 
 
 def _is_pdf(source: Source) -> bool:
@@ -110,21 +167,22 @@ def _is_pdf(source: Source) -> bool:
     if _PDF_HEADER.match(head.lstrip(b"\xef\xbb\xbf\x00\t\n\f\r ")):
         return True
     # Mail or HTTP headers may stand before the PDF, but a text about PDF is still a text.
-    return source.suffix not in _MARKDOWN | _TEXT and _PDF_HEADER.search(head) is not None
+    return source.suffix not in MARKDOWN | TEXT | CODE and _PDF_HEADER.search(head) is not None
 
 
-def _zip_content(source: Source) -> tuple[str, str]:
-    try:
-        with source.open() as stream, zipfile.ZipFile(stream) as archive:
-            names = archive.namelist()
-            if names and names[0] == "mimetype" and archive.getinfo("mimetype").file_size < 200:
-                names.insert(0, archive.read("mimetype").decode("ascii", "replace").strip())
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError):
-        return "a damaged zip file", "fetch the file again"
-    for start, what, hint in _ZIP:
+def _zip_content(source: Source) -> Kind:
+    from cca_cli.documents.archives import open_archive
+
+    with open_archive(source) as archive:
+        names = archive.names
+        if names and names[0] == "mimetype":
+            names.insert(0, archive.read("mimetype")[:200].decode("ascii", "replace").strip())
+    for start, what in _ZIP:
         if any(name.startswith(start) for name in names):
-            return what, hint
-    return "a zip archive", _UNPACK
+            if isinstance(what, str):
+                return what
+            raise _unsupported(source, *what)
+    raise _unsupported(source, "a zip archive", _UNPACK)
 
 
 def _unsupported(source: Source, what: str, hint: str) -> InputError:

@@ -6,29 +6,20 @@ import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 
+from cca_cli.documents.blocks import Heading
 from cca_cli.documents.encodings import decode
+from cca_cli.documents.headed import document_of, sections
 from cca_cli.documents.normalise import TEXT_RULES, clean
-from cca_cli.documents.ranges import select_pages
-from cca_cli.documents.sections import cut, split_lines
+from cca_cli.documents.sections import split_lines
 from cca_cli.documents.source import Source
-from cca_cli.errors import InputError
-from cca_models.documents import Document, OutlineEntry, Page
+from cca_models.documents import Document, OutlineEntry
 
 __all__ = ["read_markdown"]
 
 _ATTRIBUTES = re.compile(r"\s*\{[^{}]*[#.=][^{}]*\}\s*$")
 _TAG = re.compile(r"<[^<>]+>")
-
-
-@dataclass(frozen=True, slots=True)
-class _Heading:
-    line: int
-    body: int
-    title: str
-    level: int
 
 
 def read_markdown(
@@ -48,34 +39,26 @@ def read_markdown(
     text, codec, notes = decode(source, encoding)
     lines = split_lines(text)
     headings, blocks = _structure(lines)
-    found = _sections(lines, headings, blocks)
-    if not found:
-        raise InputError(
-            f"{source.shown}: holds no text, only blanks", hint="check how the file was made"
-        )
+    # Line numbers in labels are those that an editor shows.
+    found = sections(lines, headings, blocks, name=str, finish=clean)
     firsts = [first for first, _ in found]
-    everything = [page for _, page in found]
-    numbers = set(
-        select_pages(pages, [p.label for p in everything], name=source.shown, unit="section")
-    )
     outline = [
         OutlineEntry(title=h.title, page=bisect_right(firsts, h.line + 1), level=h.level)
         for h in headings
     ]
-    return Document(
-        name=source.name,
-        path=source.path,
-        sha256=source.sha256,
-        format="markdown",
+    return document_of(
+        source,
+        kind="markdown",
         reader=f"markdown-it-py {metadata.version('markdown-it-py')} {codec} {TEXT_RULES}",
         unit="section",
-        pages=tuple(page for page in everything if page.number in numbers),
-        outline=tuple(entry for entry in outline if entry.page in numbers),
-        warnings=tuple(notes),
+        found=[page for _, page in found],
+        outline=outline,
+        pages=pages,
+        warnings=notes,
     )
 
 
-def _structure(lines: Sequence[str]) -> tuple[list[_Heading], frozenset[int]]:
+def _structure(lines: Sequence[str]) -> tuple[list[Heading], frozenset[int]]:
     """Return the top-level headings, and the lines on which a top-level block begins."""
     from markdown_it import MarkdownIt
 
@@ -99,9 +82,9 @@ def _structure(lines: Sequence[str]) -> tuple[list[_Heading], frozenset[int]]:
             title = " ".join(clean(title).split())
             if title:
                 level = int(token.tag[1:])
-                headings.append(_Heading(token.map[0], token.map[1], title, level))
+                headings.append(Heading(token.map[0], token.map[1], title, level))
     top = min((h.level for h in headings), default=0)
-    return [_Heading(h.line, h.body, h.title, h.level - top) for h in headings], frozenset(blocks)
+    return [Heading(h.line, h.body, h.title, h.level - top) for h in headings], frozenset(blocks)
 
 
 def _front_matter(lines: Sequence[str]) -> int:
@@ -114,38 +97,3 @@ def _front_matter(lines: Sequence[str]) -> int:
             # "---", a blank line, text, "---": that is two rules, not front matter.
             return at + 1 if lines[1].strip() else 0
     return 0
-
-
-def _sections(
-    lines: Sequence[str], headings: Sequence[_Heading], blocks: frozenset[int]
-) -> list[tuple[int, Page]]:
-    """Return each section with the number of its first line."""
-    bounds: list[tuple[int, str | None]] = [(0, None)]
-    for heading in headings:
-        start, _ = bounds[-1]
-        # A heading with nothing under it but the next heading shares that one's section.
-        if _headings_only(lines, headings, start, heading.line):
-            bounds[-1] = (start, heading.title)
-        else:
-            bounds.append((heading.line, heading.title))
-    found: list[tuple[int, Page]] = []
-    ends = [start for start, _ in bounds[1:]] + [len(lines)]
-    for (start, title), end in zip(bounds, ends, strict=True):
-        starts = frozenset(at - start for at in blocks if start < at < end)
-        for part, section in enumerate(cut(lines[start:end], first=start + 1, starts=starts)):
-            label = title
-            if label is None:
-                label = section.lines
-            elif part:
-                label = f"{title} (part {part + 1})"
-            page = Page(number=len(found) + 1, label=label, text=clean(section.text))
-            found.append((section.first, page))
-    return found
-
-
-def _headings_only(
-    lines: Sequence[str], headings: Sequence[_Heading], start: int, end: int
-) -> bool:
-    """Return whether lines start..end hold headings and blanks but no text."""
-    covered = {at for h in headings if start <= h.line < end for at in range(h.line, h.body)}
-    return all(not lines[at].strip() for at in range(start, end) if at not in covered)

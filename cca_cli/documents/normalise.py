@@ -21,10 +21,21 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["TEXT_RULES", "clean", "fold", "unreadable_share"]
+from cca_cli.documents.traced import Rule
+
+__all__ = [
+    "CLEAN",
+    "FOLD",
+    "SPACES",
+    "TEXT_RULES",
+    "arabic_share",
+    "clean",
+    "fold",
+    "unreadable_share",
+]
 
 # Part of Document.reader: other rules make other text, hence other tokens.
-TEXT_RULES = "+cca1"
+TEXT_RULES = "+cca2"
 
 _DROPPED = "".join(
     f"{chr(a)}-{chr(b)}"
@@ -51,7 +62,33 @@ _COMPAT = re.compile(
     "[\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufdcf\ufdf0-\ufdff\ufe10-\ufe19\ufe30-\ufe44"
     "\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff65-\uffdc\U0001d400-\U0001d7ff]+"
 )
+_ARABIC = re.compile("[\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc]")
+# Composition never reaches over an ASCII character.
+_COMPOSABLE = re.compile("[\x00-\x7f]?[^\x00-\x7f]+")
 _SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+
+
+def _compose(match: re.Match[str]) -> str:
+    return unicodedata.normalize("NFC", match[0])
+
+
+def _stand_for(match: re.Match[str]) -> str:
+    return unicodedata.normalize("NFKC", match[0])
+
+
+CLEAN: tuple[Rule, ...] = (
+    (_BREAK, "\n"),
+    (_SURROGATE, "\ufffd"),
+    (_DROP, ""),
+    (_COMPOSABLE, _compose),
+)
+"""What `clean` does, as replacements."""
+
+FOLD: tuple[Rule, ...] = ((_COMPAT, _stand_for),)
+"""What `fold` does, as replacements."""
+
+SPACES: tuple[Rule, ...] = ((_SPACE, " "),)
+"""What `fold` does to spaces, as replacements."""
 
 
 def clean(text: str) -> str:
@@ -68,7 +105,7 @@ def fold(text: str, *, spaces: bool = False) -> str:
         text: Cleaned text.
         spaces: Whether no-break, thin and ideographic spaces become plain ones.
     """
-    text = _COMPAT.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    text = _COMPAT.sub(_stand_for, text)
     return _SPACE.sub(" ", text) if spaces else text
 
 
@@ -85,3 +122,12 @@ def unreadable_share(texts: Iterable[str]) -> float:
         n for c, n in counts.items() if c == "\ufffd" or unicodedata.category(c) in ("Co", "Cn")
     )
     return bad / total if total else 0.0
+
+
+def arabic_share(texts: Iterable[str]) -> float:
+    """Return the share of non-blank characters that are of the Arabic script."""
+    total = arabic = 0
+    for text in texts:
+        total += len(text) - sum(map(text.count, " \n\r\t"))
+        arabic += len(_ARABIC.findall(text))
+    return arabic / total if total else 0.0

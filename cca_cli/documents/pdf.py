@@ -6,23 +6,27 @@ where it is installed, from pdfium, which is several times faster. Tables become
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from cca_cli.documents import pdfium
-from cca_cli.documents.normalise import TEXT_RULES, unreadable_share
-from cca_cli.documents.pdf_file import Complaints, has_image, open_pdf, outline, page_labels
+from cca_cli.documents.normalise import TEXT_RULES, arabic_share
+from cca_cli.documents.pdf_annotations import annotation_lines, count_attachments
+from cca_cli.documents.pdf_checks import check_text, is_scan
+from cca_cli.documents.pdf_file import Complaints, open_pdf, outline, page_labels
 from cca_cli.documents.pdf_layout import page_text, tidy_pages
-from cca_cli.documents.ranges import page_ranges, select_pages
+from cca_cli.documents.ranges import select_pages
 from cca_cli.documents.source import Source
 from cca_cli.documents.time_limit import OutOfTime, time_limit
+from cca_cli.documents.traced import Original
 from cca_cli.errors import InputError, UsageError
 from cca_models.documents import Document, Page
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
-__all__ = ["read_pdf"]
+__all__ = ["read_pdf", "trace_pdf"]
 
 Backend = Literal["auto", "pypdf", "pdfium"]
 # Raw text of a page, or None and the reason.
@@ -30,10 +34,15 @@ RawPages = Iterator[tuple[int, str | None, str]]
 
 # Below this pypdf is fast enough not to start a second process.
 PDFIUM_FROM_PAGES = 50
+# pdfium turns the ligature of lam and alef round: "خالل" where the page has "خلال".
+MAX_ARABIC = 0.02
 PAGE_SECONDS = 30.0
+# For the text of all pages; the longest book takes a minute.
+FILE_SECONDS = 900.0
+# Far more than any model reads; a file of a few bytes may claim them.
+MAX_PAGES = 50_000
+MAX_CHARACTERS = 50_000_000
 MAX_TIMEOUTS = 3
-# A page with fewer characters and an image on it is taken for a scan.
-SCAN_CHARACTERS = 20
 
 
 def read_pdf(
@@ -55,6 +64,39 @@ def read_pdf(
         InputError: If it is damaged, locked, or has no text layer.
         UsageError: If `pages` names pages that it lacks, or pdfium is asked for and not there.
     """
+    document, _ = _read(source, pages=pages, password=password, backend=backend, trace=False)
+    return document
+
+
+def trace_pdf(
+    source: Source, *, password: Callable[[], str | None] | None = None, backend: Backend = "auto"
+) -> dict[int, Original]:
+    """Read a PDF, and tell where on the original pages its text stands.
+
+    Args:
+        source: The file.
+        password: As in `read_document`.
+        backend: As in `read_document`.
+
+    Returns:
+        The original of every page by physical number.
+
+    Raises:
+        InputError: As `read_pdf`.
+        UsageError: As `read_pdf`.
+    """
+    _, originals = _read(source, pages=None, password=password, backend=backend, trace=True)
+    return originals
+
+
+def _read(
+    source: Source,
+    *,
+    pages: str | None,
+    password: Callable[[], str | None] | None,
+    backend: Backend,
+    trace: bool,
+) -> tuple[Document, dict[int, Original]]:
     if backend == "pdfium" and not pdfium.installed():
         raise UsageError(
             "--pdf-backend pdfium: pypdfium2 is not installed",
@@ -65,17 +107,30 @@ def read_pdf(
         reader, secret = open_pdf(source, stream, password)
         labels = page_labels(reader)
         numbers = select_pages(pages, labels, name=source.shown)
-        texts, failed, reader_name, notes = _texts(source, reader, numbers, secret, backend)
-        scans = [n for n in numbers if n not in failed and _is_scan(reader, n, texts[n])]
+        budget = _Budget(source)
+        if len(numbers) > MAX_PAGES:
+            raise budget.error(f"{len(numbers):,} pages are more than {MAX_PAGES:,}", MAX_PAGES)
+        raw, failed, reader_name, notes = _texts(source, reader, numbers, secret, backend, budget)
+        for number in numbers:
+            if number not in failed and (lines := annotation_lines(reader, number)):
+                raw[number] = "\n".join([raw[number].rstrip(), "", *lines])
+                budget.spend(number, sum(map(len, lines)))
+        attached = count_attachments(reader)
+        cleaned = {n: page_text(text, trace=trace) for n, text in raw.items()}
+        texts = {n: traced.text for n, traced in cleaned.items()}
+        scans = [n for n in numbers if n not in failed and is_scan(reader, n, texts[n])]
         entries = [entry for entry in outline(reader) if entry.page in texts]
-    notes += _check_text(source, numbers, texts, scans, failed)
+    notes += check_text(source, numbers, texts, scans, failed)
+    if attached:
+        files = "1 file is" if attached == 1 else f"{attached} files are"
+        notes.append(f"{files} embedded in the PDF and not read")
     summary = complaints.summary()
     if summary:
         notes.append(summary)
 
     by_number = {n: labels[n - 1] for n in numbers}
-    tidy = tidy_pages([texts[n] for n in numbers], numbers, by_number)
-    return Document(
+    tidy = tidy_pages([cleaned[n] for n in numbers], numbers, by_number)
+    document = Document(
         name=source.name,
         path=source.path,
         sha256=source.sha256,
@@ -83,12 +138,40 @@ def read_pdf(
         reader=f"{reader_name} {TEXT_RULES}",
         unit="page",
         pages=tuple(
-            Page(number=n, label=by_number[n], text=text)
-            for n, text in zip(numbers, tidy, strict=True)
+            Page(number=n, label=by_number[n], text=traced.text)
+            for n, traced in zip(numbers, tidy, strict=True)
         ),
         outline=tuple(entries),
         warnings=tuple(notes),
     )
+    if not trace:
+        return document, {}
+    spans = {n: tuple(traced.spans()) for n, traced in zip(numbers, tidy, strict=True)}
+    return document, {n: Original(raw[n], spans[n]) for n in numbers}
+
+
+class _Budget:
+    """What one file may take in all, whatever each of its pages keeps within."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._start = time.monotonic()
+        self._characters = 0
+
+    def spend(self, number: int, characters: int) -> None:
+        """Count a page's text; raise InputError once the file has had its share."""
+        self._characters += characters
+        if self._characters > MAX_CHARACTERS:
+            raise self.error(f"more than {MAX_CHARACTERS:,} characters up to page {number}", number)
+        if time.monotonic() - self._start > FILE_SECONDS:
+            raise self.error(f"more than {FILE_SECONDS:.0f} s up to page {number}", number)
+
+    def error(self, what: str, number: int) -> InputError:
+        """Return the error that says so, with the pages that may be read at once."""
+        return InputError(
+            f"{self._source.shown}: {what}: too much to read at once",
+            hint=f"read it in parts: --pages 1-{max(1, number - 1)}",
+        )
 
 
 def _texts(
@@ -97,8 +180,9 @@ def _texts(
     numbers: Sequence[int],
     secret: str | None,
     backend: Backend,
+    budget: _Budget,
 ) -> tuple[dict[int, str], dict[int, str], str, list[str]]:
-    """Return texts by page, reasons by failed page, the reader's name, and warnings."""
+    """Return raw texts by page, reasons by failed page, the reader's name, and warnings."""
     import pypdf
 
     count = len(reader.pages)
@@ -110,21 +194,27 @@ def _texts(
     if by_pdfium:
         try:
             found = pdfium.page_texts(source, numbers, secret, count=count)
-            return *_gather(found), f"pypdfium2 {pdfium.version()}", notes
+            texts, failed = _gather(budget, found)
+            arabic = arabic_share(texts.values()) > MAX_ARABIC
+            if not arabic or backend == "pdfium":
+                if arabic:
+                    notes.append("pdfium exchanges letters of Arabic; --pdf-backend pypdf does not")
+                return texts, failed, f"pypdfium2 {pdfium.version()}", notes
         except pdfium.PdfiumFailure as error:
             if backend == "pdfium":
                 raise InputError(
                     f"{source.shown}: pdfium cannot read it ({error})", hint="--pdf-backend pypdf"
                 ) from error
             notes.append(f"pdfium could not read the file ({error}); it was read with pypdf")
-    return *_gather(_by_pypdf(source, reader, numbers)), f"pypdf {pypdf.__version__}", notes
+    return *_gather(budget, _by_pypdf(source, reader, numbers)), f"pypdf {pypdf.__version__}", notes
 
 
-def _gather(found: RawPages) -> tuple[dict[int, str], dict[int, str]]:
+def _gather(budget: _Budget, found: RawPages) -> tuple[dict[int, str], dict[int, str]]:
     texts: dict[int, str] = {}
     failed: dict[int, str] = {}
     for number, raw, reason in found:
-        texts[number] = page_text(raw or "")
+        texts[number] = raw or ""
+        budget.spend(number, len(texts[number]))
         if raw is None:
             failed[number] = reason
     return texts, failed
@@ -149,63 +239,3 @@ def _by_pypdf(source: Source, reader: PdfReader, numbers: Sequence[int]) -> RawP
             yield number, None, " ".join(str(error).split())[:100] or type(error).__name__
         else:
             yield number, raw, ""
-
-
-def _is_scan(reader: PdfReader, number: int, text: str) -> bool:
-    if _characters(text) >= SCAN_CHARACTERS:
-        return False
-    try:
-        with time_limit(PAGE_SECONDS):
-            return has_image(reader, number)
-    except OutOfTime:
-        return False
-
-
-def _characters(text: str) -> int:
-    return sum(not c.isspace() for c in text)
-
-
-def _check_text(
-    source: Source,
-    numbers: Sequence[int],
-    texts: dict[int, str],
-    scans: Sequence[int],
-    failed: dict[int, str],
-) -> list[str]:
-    """Return warnings about pages without text; raise InputError if that is all of them."""
-    if len(failed) == len(numbers):
-        raise InputError(
-            f"{source.shown}: no page can be read ({next(iter(failed.values()))})",
-            hint=f"try another reader with --pdf-backend, or repair it: qpdf {source.quoted} "
-            "repaired.pdf",
-        )
-    if all(_characters(text) < SCAN_CHARACTERS for text in texts.values()) and (
-        scans or not any(texts.values())
-    ):
-        where = f"page{'s' if len(numbers) > 1 else ''} {page_ranges(numbers)}"
-        has = "have" if len(numbers) > 1 else "has"
-        why = "scanned images" if scans else "blank, or letters drawn as shapes"
-        output = "ocr.pdf" if source.path == "-" else f"{source.name.removesuffix('.pdf')}-ocr.pdf"
-        target = "in.pdf" if source.path == "-" else source.quoted
-        raise InputError(
-            f"{source.shown}: {where} {has} no text layer ({why})",
-            hint=f"ocrmypdf {target} {output}, then run cca on that file",
-        )
-    notes = []
-    if failed:
-        notes.append(
-            f"page {page_ranges(failed)} could not be read and "
-            f"{'is' if len(failed) == 1 else 'are'} empty ({next(iter(failed.values()))})"
-        )
-    if len(scans) >= 10 or 5 * len(scans) > len(numbers):
-        notes.append(
-            f"{len(scans)} of {len(numbers)} pages are images without a text layer and were not "
-            f"read: {page_ranges(scans)}; ocrmypdf can add the text"
-        )
-    share = unreadable_share(texts.values())
-    if share > 0.01:
-        notes.append(
-            f"{share:.0%} of the characters stand for no known letter (fonts without a Unicode "
-            "table); another --pdf-backend may read them"
-        )
-    return notes

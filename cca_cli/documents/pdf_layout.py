@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from cca_cli.documents.normalise import clean, fold
+from cca_cli.documents.normalise import CLEAN, FOLD, SPACES
+from cca_cli.documents.traced import Rule, Traced
 
 __all__ = ["page_text", "tidy_pages"]
 
@@ -23,30 +24,51 @@ _LINE_END = re.compile(r"([^\W\d_]+)-\n([^\W\d_]+)(\S*)[ \n]?")
 _ADDRESS = re.compile(r"[/@]|\.\w")
 _INLINE = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _BLANKS = re.compile(r"[ \t]+")
+_LINE_EDGE = re.compile(r"^[^\S\n]+|[^\S\n]+$", re.M)
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_PAGE_EDGE = re.compile(r"\A\n+|\n+\Z")
+_LAST_LINE_ENDS = re.compile(r"\n+\Z")
 _NUMBER = re.compile(r"\d{1,5}|[ivxlc]{1,8}", re.I)
 _EDGE_NUMBER = re.compile(r"^(\d{1,5})\b\s*|\s*\b(\d{1,5})$")
 _PAGE_WORD = re.compile(r"^page\s+\d+(?:\s+of\s+\d+)?\b|\bpage\s+\d+(?:\s+of\s+\d+)?$", re.I)
 _TOTAL = re.compile(r"(?:/|of)\s*\d+", re.I)
 
+# "over-view" is hardly ever meant, though both are words.
+_PREFIXES = frozenset(
+    {"after", "anti", "back", "counter", "down", "ever", "every", "fore", "hand", "here", "high",
+     "hyper", "inter", "life", "macro", "mean", "meta", "micro", "mono", "more", "multi", "never",
+     "none", "other", "over", "para", "photo", "post", "semi", "some", "super", "tele", "then",
+     "there", "thermo", "through", "trans", "ultra", "under", "what", "when", "where", "which",
+     "with", "work"}
+)  # fmt: skip
+MIN_HALF = 4
 EDGE_LINES = 2
 MIN_REPEATS = 5
 # Slides repeat their titles, and there the title is the text; only pages full of text have heads.
 MIN_CHARACTERS = 400
 
 
-def page_text(raw: str) -> str:
+_PAGE_RULES: tuple[Rule, ...] = (
+    (_MARKED_HYPHEN, "-\n"),
+    *CLEAN,
+    (_HYPHEN, "-"),
+    *FOLD,
+    *SPACES,
+    (_BLANKS, " "),
+    (_LINE_EDGE, ""),
+    (_EMPTY_LINES, "\n\n"),
+    (_PAGE_EDGE, ""),
+)
+
+
+def page_text(raw: str, *, trace: bool = False) -> Traced:
     """Clean the text of one page: characters, spaces and empty lines."""
-    text = _MARKED_HYPHEN.sub("-\n", raw)
-    text = _HYPHEN.sub("-", clean(text))
-    text = fold(text, spaces=True)
-    text = "\n".join(_BLANKS.sub(" ", line).strip() for line in text.split("\n"))
-    return _EMPTY_LINES.sub("\n\n", text).strip("\n")
+    return Traced.of(raw, trace=trace).apply(_PAGE_RULES)
 
 
 def tidy_pages(
-    texts: Sequence[str], numbers: Sequence[int], labels: Mapping[int, str | None]
-) -> list[str]:
+    texts: Sequence[Traced], numbers: Sequence[int], labels: Mapping[int, str | None]
+) -> list[Traced]:
     """Join words that were cut at line ends and take away running heads.
 
     Args:
@@ -57,10 +79,20 @@ def tidy_pages(
     Returns:
         The texts, in order.
     """
-    return _join_hyphens(_drop_running_heads(texts, numbers, labels))
+    gone = _running_heads([traced.text for traced in texts], numbers, labels)
+    kept = [
+        traced.without_lines(lines).sub(_PAGE_EDGE, "")
+        for traced, lines in zip(texts, gone, strict=True)
+    ]
+    join = _joiner([traced.text for traced in kept])
+    return [
+        traced.sub(_LINE_END, join).sub(_LAST_LINE_ENDS, "") if "-\n" in traced.text else traced
+        for traced in kept
+    ]
 
 
-def _join_hyphens(texts: Sequence[str]) -> list[str]:
+def _joiner(texts: Sequence[str]) -> Callable[[re.Match[str]], str]:
+    """Return what becomes of a word that a line's end cuts, in the light of all pages."""
     words: Counter[str] = Counter()
     for text in texts:
         if "-\n" in text:
@@ -81,16 +113,23 @@ def _join_hyphens(texts: Sequence[str]) -> list[str]:
         compound = before == "-" or rest.startswith("-") or address
         # "gender-specific" from "women-specific": both halves are known, the joined word is not.
         likely = right.lower() in tails and left.lower() in words and joined not in words
+        # "question-passage": both halves are words of this document, and no mere prefix.
+        likely = likely or (
+            joined not in words
+            and left.lower() not in _PREFIXES
+            and min(len(left), len(right)) >= MIN_HALF
+            and min(words[left.lower()], words[right.lower()]) >= 2
+        )
         keep = compound or likely or words[hyphenated] > words[joined]
         return f"{left}{'-' if keep else ''}{right}{rest}\n"
 
-    return [_LINE_END.sub(join, text).rstrip("\n") for text in texts]
+    return join
 
 
-def _drop_running_heads(
+def _running_heads(
     texts: Sequence[str], numbers: Sequence[int], labels: Mapping[int, str | None]
-) -> list[str]:
-    """Take away page numbers, and lines that recur at the edge of neighbouring pages.
+) -> list[set[int]]:
+    """Return the lines of each page that are page numbers, or recur at the edge of pages nearby.
 
     Conservative: a line goes only if it stands among the outermost two lines of a page full of
     text, recurs word for word (but for the page number in it) on five pages or more, most of
@@ -124,8 +163,7 @@ def _drop_running_heads(
             elif first is None:
                 # What lies inside of a line that stays is the page's own text.
                 stopped.add(side)
-        kept = [line for at, line in enumerate(lines) if at not in gone]
-        result.append("\n".join(kept).strip("\n"))
+        result.append(gone)
     return result
 
 

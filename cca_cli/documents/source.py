@@ -98,7 +98,7 @@ def _from_path(path: str) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise InputError(
-            f"{path}: is a directory", hint=f"name the files in it: {Path(path) / '*.pdf'}"
+            f"{path}: is a directory, not a file", hint=f"name one in it: ls {shlex.quote(path)}"
         )
     absolute = os.path.abspath(path)
     name = os.path.basename(absolute)

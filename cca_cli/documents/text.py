@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from cca_cli.documents.chapters import Heading, find_headings
 from cca_cli.documents.encodings import decode
+from cca_cli.documents.headed import document_of
 from cca_cli.documents.normalise import TEXT_RULES, clean, fold
-from cca_cli.documents.ranges import select_pages
 from cca_cli.documents.sections import cut, split_lines
 from cca_cli.documents.source import Source
-from cca_cli.errors import InputError
 from cca_models.documents import Document, OutlineEntry, Page, Unit
 
 __all__ = ["read_text"]
@@ -40,21 +39,15 @@ def read_text(source: Source, *, pages: str | None = None, encoding: str | None 
     else:
         unit = "section"
         found, entries = _by_size(text.replace("\f", "\n"))
-    if not any(page.text.strip() for page in found):
-        raise InputError(
-            f"{source.shown}: holds no text, only blanks", hint="check how the file was made"
-        )
-    numbers = set(select_pages(pages, [p.label for p in found], name=source.shown, unit=unit))
-    return Document(
-        name=source.name,
-        path=source.path,
-        sha256=source.sha256,
-        format="text",
+    return document_of(
+        source,
+        kind="text",
         reader=f"text {codec} {TEXT_RULES}",
         unit=unit,
-        pages=tuple(page for page in found if page.number in numbers),
-        outline=tuple(entry for entry in entries if entry.page in numbers),
-        warnings=tuple(notes),
+        found=found,
+        outline=entries,
+        pages=pages,
+        warnings=notes,
     )
 
 

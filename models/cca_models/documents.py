@@ -43,7 +43,7 @@ class Document:
         name: What to call it in citations: the file name, or "stdin".
         path: Absolute path of the file, or "-" for standard input.
         sha256: Digest of the file's bytes, hex.
-        format: "pdf", "text" or "markdown".
+        format: "pdf", "epub", "html", "docx", "odt", "pptx", "markdown", "code" or "text".
         reader: Reader and version that made the text ("pypdf 7.1.0 +cca1").
         unit: What `pages` holds.
         pages: In reading order; never empty.
