@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cca_cli.console import Console
-from cca_cli.document_text import ReadOptions, absolute, canonical_pages
+from cca_cli.document_text import ReadOptions, absolute, canonical_pages, without_text
 from cca_cli.errors import MissingMemoryError
-from cca_cli.ingestion_job import Job, OpenDocument, Plan
+from cca_cli.ingestion_job import Job
+from cca_cli.ingestion_types import OpenDocument, Plan
 from cca_cli.library import DAMAGED, Hit, Library
 from cca_cli.library_entry import StoredText
 from cca_cli.library_files import file_sha256
+from cca_cli.library_sweep import sweep
 from cca_cli.paths import library_dir
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ def open_document(
         options=options or ReadOptions(),
         reserve=reserve,
         on_plan=on_plan,
-        library=library or Library(library_dir()),
+        # Where nothing is kept, not even the library's directory is made.
+        library=library or Library(library_dir() if cache != "off" else Path(os.devnull)),
     )
     if cache == "off":
         return job.read_only_now()
@@ -105,7 +108,7 @@ def open_document(
         )
     if reason.startswith(DAMAGED):
         console.warn(f"{job.name}: {reason}; reading it again")
-    job.library.sweep()
+    sweep(job.library, spare=wanted.key)
     with job.library.hold(wanted, on_wait=job.tell_wait):
         if cache != "refresh":
             # Whoever held the key may have made what we want.
@@ -187,10 +190,15 @@ def open_text(
             pages=canonical_pages(options.pages),
         )
         if stored is not None:
+            options.require_text(stored)
             return replace(stored, name=os.path.basename(path), path=absolute(path))
     with console.progress(os.path.basename(path)) as progress:
         progress("read", 0, 0)
         document = options.read(path)
+    options.require_text(document)
+    empty = without_text(document)
+    if empty:
+        console.note(f"{document.name}: {empty}")
     for warning in document.warnings:
         console.warn(f"{document.name}: {warning}")
     return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,72 +20,22 @@ from cca_cli.document_text import (
 )
 from cca_cli.errors import InputError
 from cca_cli.formatting import format_duration
-from cca_cli.interrupts import StopRequest, deferred_interrupts
+from cca_cli.ingestion_checkpoints import Checkpoints
+from cca_cli.ingestion_growth import MARGIN_TOKENS, Grown, find_grown, memory_of
+from cca_cli.ingestion_types import OpenDocument, Plan
+from cca_cli.interrupts import deferred_interrupts
 from cca_cli.library import DAMAGED, Library, Miss
 from cca_cli.library_draft import Draft
 from cca_cli.library_entry import Entry, Fingerprint, Settings, StoredText
-from cca_cli.limits import check_length
+from cca_cli.library_locks import Lease
+from cca_cli.library_space import make_room, size_cap, told_of
+from cca_cli.limits import check_length, expect_disk
 
 if TYPE_CHECKING:
-    from cca_models.documents import Document
     from cca_models.engine import LanguageModel
     from cca_models.memory import Memory
 
-__all__ = ["Job", "OpenDocument", "Plan"]
-
-_CHECKPOINT_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is about to be read, told before it costs anything.
-
-    Attributes:
-        name: Name of the document.
-        tokens: Tokens to read now.
-        reason: Why the library cannot serve it.
-        seconds: Estimate of how long reading takes.
-    """
-
-    name: str
-    tokens: int
-    reason: str
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenDocument:
-    """A document with its memory.
-
-    Attributes:
-        text: The document, its token ids and page spans.
-        memory: The memory of all of `text.ids`; fork it before use.
-        hit: Whether it came from the library.
-        reason: Why it did not; None on a hit.
-        entry: The library's entry; None with the cache off.
-        timing_s: Seconds of each stage that ran.
-    """
-
-    text: StoredText
-    memory: Memory
-    hit: bool
-    reason: str | None
-    entry: Entry | None
-    timing_s: Mapping[str, float]
-
-    @property
-    def document(self) -> Document:
-        """Pages, labels and outline."""
-        return self.text.document
-
-    def cache_json(self) -> dict[str, object]:
-        """Return the ``cache`` object of JSON output."""
-        return {
-            "hit": self.hit,
-            "reason": self.reason,
-            "bytes": self.entry.nbytes if self.entry else None,
-            "entry": self.entry.key if self.entry else None,
-        }
+__all__ = ["Job"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,11 +61,13 @@ class Job:
     @property
     def settings(self) -> Settings:
         """What it is read with, for people."""
+        adapter = self.model.checkpoint.adapter
         return Settings(
             model=self.model.checkpoint.name,
             group_size=self.model.cca.group_size,
             window=self.model.cca.window,
             dtype=str(self.model.dtype).removeprefix("torch."),
+            adapter=adapter.name if adapter else None,
         )
 
     def recognise(self) -> Fingerprint:
@@ -128,12 +80,16 @@ class Job:
 
     def look_up(self, wanted: Fingerprint) -> OpenDocument | Miss:
         """Open the library's entry, or say why there is none to use."""
+        lease = self.library.use(wanted)
         found = self.library.lookup(wanted, path=absolute(self.path), settings=self.settings)
         if isinstance(found, Miss):
             return found
-        with self._timed("cache_load"):
-            text = self.stored_text(found.entry)
-            memory = _load_memory(found.entry.memory_path, self.model)
+        try:
+            with self._timed("cache_load"):
+                text = self.stored_text(found.entry)
+                memory = _load_memory(found.entry.memory_path, self.model)
+        except FileNotFoundError:
+            return Miss("it was removed from the library at this moment")
         if isinstance(memory, str) or memory.seen != len(text.ids):
             detail = memory if isinstance(memory, str) else "memory and tokens do not agree"
             return Miss(f"{DAMAGED}: {detail}")
@@ -141,11 +97,12 @@ class Job:
             return Miss("read with too little room for the question and answer")
         found.entry.touch()
         self.console.detail(f"{summary_line(text)}; from the library")
-        return self._opened(text, memory, reason=None, entry=found.entry)
+        return self._opened(text, memory, reason=None, entry=found.entry, lease=lease)
 
     def stored_text(self, entry: Entry) -> StoredText:
         """Read an entry's text, under the name that the file has now."""
         text = entry.read_text()
+        self.options.require_text(text.document)
         named = replace(text.document, name=self.name, path=absolute(self.path))
         return replace(text, document=named)
 
@@ -159,16 +116,12 @@ class Job:
         text = self._announced_text()
         memory = self._new_memory(text)
         self._announce(text, 0, reason)
-        with self._timed("prefill"), self.console.progress(self.name) as progress:
-
-            def on_chunk(done: int, total: int) -> None:
-                progress("prefill", done, total)
-
-            self.model.prefill(memory, text.ids.tolist(), on_chunk=on_chunk)
+        self._prefill(text, memory, on_chunk=lambda done: None)
         return self._opened(text, memory, reason=reason, entry=None)
 
     def read_and_store(self, wanted: Fingerprint, reason: str, *, anew: bool) -> OpenDocument:
         """Read what the library lacks and store it. The caller holds the key."""
+        cap = size_cap(self.library.root)
         draft = self.library.open_draft(wanted, self.settings)
         target = self.library.path_of(wanted)
         if anew:
@@ -178,49 +131,92 @@ class Job:
             found = self.look_up(wanted)
             if isinstance(found, OpenDocument):
                 return found
+        grown = None
         try:
             text = self._text_of(draft, wanted)
-            memory = self._resumed(draft, text) or self._new_memory(text)
-            if not memory.seen:
+            memory = self._resumed(draft, text)
+            if memory is None:
+                grown, memory = (None, None) if anew else self._continued(wanted, text)
                 draft.start(text)
+            memory = memory or self._new_memory(text)
+            if grown is not None:
+                reason = "it has grown since it was read"
             self._announce(text, memory.seen, reason)
+            expect_disk(self.library.root, self.model, text, held=draft.saved_bytes)
             with deferred_interrupts(self._tell_stop) as stop:
-                self._prefill(draft, text, memory, stop)
+                keep = Checkpoints(draft, text, memory, stop, self.console)
+                before = self._prefill(text, memory, on_chunk=keep.on_chunk)
                 with self._timed("save"), self.console.progress(self.name) as progress:
                     progress("save", 0, 0)
-                    entry = draft.finish(text, memory, target)
+                    entry = draft.finish(text, memory, target, before=before)
                 if stop:
                     self.console.note(f"{self.name}: read to the end and stored")
                     stop.leave()
         except BaseException:
             draft.discard_if_useless()
             raise
-        return self._opened(text, memory, reason=reason, entry=entry)
+        lease = self.library.use(wanted)
+        self._tidy(cap, entry, grown)
+        return self._opened(text, memory, reason=reason, entry=entry, lease=lease)
 
-    def _prefill(self, draft: Draft, text: StoredText, memory: Memory, stop: StopRequest) -> None:
+    def _prefill(
+        self, text: StoredText, memory: Memory, *, on_chunk: Callable[[int], None]
+    ) -> Memory | None:
+        """Read on to the end; returns the memory a few tokens before it, None if that is past."""
         start, total = memory.seen, len(text.ids)
-        saved_at = time.monotonic()
+        # Reading stops here whether it is stored or not: both must give the same memory.
+        turn = self._turn(text)
+        before = None
         if start == total:
-            return
+            return None
         with self._timed("prefill"), self.console.progress(self.name) as progress:
-            progress("prefill", start, total)
+            for end in (turn, total):
+                begin = memory.seen
+                if begin >= end:
+                    continue
+                if begin == start:
+                    progress("prefill", start, total)
+                if end == total and begin == turn:
+                    before = memory.fork()
 
-            def on_chunk(done: int, _: int) -> None:
-                nonlocal saved_at
-                progress("prefill", start + done, total)
-                if start + done == total:
-                    return
-                if stop or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                    draft.checkpoint(text, memory)
-                    saved_at = time.monotonic()
-                if stop:
-                    self.console.note(
-                        f"{self.name}: kept {start + done:,} of {total:,} tokens; "
-                        "the same command continues from there"
-                    )
-                    stop.leave()
+                def tell(done: int, _: int, begin: int = begin) -> None:
+                    progress("prefill", begin + done, total)
+                    if begin + done < total:
+                        on_chunk(begin + done)
 
-            self.model.prefill(memory, text.ids[start:].tolist(), on_chunk=on_chunk)
+                self.model.prefill(memory, text.ids[begin:end].tolist(), on_chunk=tell)
+        return before
+
+    def _turn(self, text: StoredText) -> int:
+        """Return where the reading stops for the state that an entry's margin leads back to."""
+        return max(len(text.ids) - min(MARGIN_TOKENS, self.model.cca.window // 2), 1)
+
+    def _continued(
+        self, wanted: Fingerprint, text: StoredText
+    ) -> tuple[Grown, Memory] | tuple[None, None]:
+        """Take over the memory of an earlier, shorter version of the document."""
+        grown = find_grown(self.library, wanted, absolute(self.path), text)
+        if grown is None or grown.entry.damage() is not None:
+            return None, None
+        memory = _load_memory(grown.entry.memory_path, self.model)
+        if isinstance(memory, str):
+            return None, None
+        capacity = len(text.ids) + self.reserve
+        # A little further back than need be, so that the new entry gets a margin of its own.
+        for tokens in (min(grown.tokens, self._turn(text)), grown.tokens):
+            found = replace(grown, tokens=tokens)
+            earlier = memory_of(found, memory, self.model, capacity)
+            if earlier is not None:
+                return found, earlier
+        return None, None
+
+    def _tidy(self, cap: int | None, entry: Entry, grown: Grown | None) -> None:
+        """Remove what the new entry stands in for, and what the library has no room for."""
+        if grown is not None and self.path != "-" and self.library.evict(grown.entry.path):
+            self.console.detail(f"{self.name}: its earlier version has left the library")
+        removed = make_room(self.library, cap, spare=(entry.key,))
+        for line in told_of(removed, cap):
+            self.console.note(line)
 
     def _tell_stop(self) -> None:
         self.console.note(
@@ -258,6 +254,7 @@ class Job:
     def text_read(self) -> StoredText:
         """Read the document unless that is done, and pass its warnings on."""
         text = self.text or self._read()
+        self.options.require_text(text.document)
         for warning in text.document.warnings:
             self.console.warn(f"{self.name}: {warning}")
         return text
@@ -275,7 +272,9 @@ class Job:
         seconds = max(seconds, 0.0)
         plan = Plan(name=self.name, tokens=tokens, reason=reason, seconds=seconds)
         if done:
-            self.console.note(f"{self.name}: continuing after {done:,} of {len(text.ids):,} tokens")
+            self.console.note(
+                f"{self.name}: {reason}; continuing after {done:,} of {len(text.ids):,} tokens"
+            )
         else:
             self.console.note(
                 f"{self.name}: {reason}; reading takes about {format_duration(seconds)}"
@@ -295,7 +294,13 @@ class Job:
         return self.text
 
     def _opened(
-        self, text: StoredText, memory: Memory, *, reason: str | None, entry: Entry | None
+        self,
+        text: StoredText,
+        memory: Memory,
+        *,
+        reason: str | None,
+        entry: Entry | None,
+        lease: Lease | None = None,
     ) -> OpenDocument:
         if memory.seen != len(text.ids):
             raise RuntimeError(f"expected a memory of {len(text.ids)} tokens, got {memory.seen}")
@@ -306,6 +311,7 @@ class Job:
             reason=reason,
             entry=entry,
             timing_s=dict(self.timing_s),
+            lease=lease,
         )
 
     @contextmanager

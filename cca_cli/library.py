@@ -2,7 +2,8 @@
 
     library/<key>/           one document read with one model: see library_entry
     library/.draft-<key>/    the same in the making: see library_draft
-    library/.locks/          one lock per key, and who holds it
+    library/.locks/          who makes an entry, who uses it: see library_locks
+    library/.trash-<id>/     on its way out
 
 Correctness rests on renaming complete directories; the locks only avoid doing work twice.
 """
@@ -11,31 +12,33 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cca_cli.errors import InputError, MissingMemoryError
-from cca_cli.library_draft import STATE, Draft
-from cca_cli.library_entry import Entry, Fingerprint, Settings
-from cca_cli.library_files import make_private_dir, read_json, remove_tree, tag_cache
+from cca_cli.library_draft import Draft
+from cca_cli.library_entry import Entry, Fingerprint, Settings, entry_row
+from cca_cli.library_files import (
+    disk_bytes,
+    make_private_dir,
+    remove_tree,
+    set_aside,
+    tag_cache,
+)
+from cca_cli.library_listing import broken_row, draft_row
+from cca_cli.library_locks import Lease, Locks
 from cca_cli.library_reasons import why_not
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from cca_models.documents import Document
 
 __all__ = ["DAMAGED", "Hit", "Library", "Miss"]
 
 DAMAGED = "entry is damaged"
 """How the reason of a miss begins if there is an entry and it cannot be used."""
-
-_DRAFT_DAYS = 30
-_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Library:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.locks = Locks(root)
 
     def lookup(self, fingerprint: Fingerprint, *, path: str, settings: Settings) -> Hit | Miss:
         """Look for the memory of a document.
@@ -111,23 +115,37 @@ class Library:
         """Return the draft of an entry; call it while holding the key."""
         make_private_dir(self.root)
         tag_cache(self.root)
-        return Draft(self.draft_path(fingerprint), fingerprint, settings)
+        draft = Draft(self.draft_path(fingerprint), fingerprint, settings)
+        draft.clear_asides()
+        return draft
 
     def entries(self) -> Iterator[Entry]:
-        """Go through the finished entries; unreadable ones are left out."""
-        if not self.root.is_dir():
-            return
-        for path in sorted(self.root.iterdir()):
-            if not path.name.startswith(".") and path.is_dir():
+        """Go through the finished entries; unreadable ones are left out: see `broken`."""
+        for path in self.directories():
+            if not path.name.startswith("."):
                 entry = Entry.open(path)
                 if entry is not None:
                     yield entry
 
+    def broken(self) -> list[Path]:
+        """Return the directories of entries whose manifest cannot be read."""
+        inside = (path for path in self.directories() if not path.name.startswith("."))
+        # One that another process removed meanwhile is not broken.
+        return [path for path in inside if Entry.open(path) is None and path.is_dir()]
+
     def listing(self) -> list[dict[str, Any]]:
-        """List finished and unfinished entries, last used first."""
-        rows = [entry.summary() for entry in self.entries()]
+        """List finished entries, last used first, then unfinished and unreadable ones."""
+        rows: list[dict[str, Any]] = []
+        others: list[dict[str, Any] | None] = []
+        for path in self.directories():
+            if path.name.startswith("."):
+                others.append(draft_row(path))
+            elif (row := entry_row(path)) is not None:
+                rows.append(row)
+            else:
+                others.append(broken_row(path))
         rows.sort(key=lambda row: str(row["last_used"]), reverse=True)
-        return rows + [row for path in self._drafts() if (row := _draft_summary(path)) is not None]
+        return rows + [row for row in others if row is not None]
 
     def find(self, query: str) -> list[Entry]:
         """Find the entries of one document.
@@ -167,15 +185,18 @@ class Library:
                 return entry.read_document()
         return None
 
-    def unfinished(self, query: str) -> list[Path]:
-        """Find the drafts of a document by path, name or the start of the key."""
+    def remains(self, query: str) -> list[Path]:
+        """Find drafts by path, name or the start of the key, and unreadable entries by the key."""
         found = []
-        for path in self._drafts():
-            row = _draft_summary(path)
-            if row is None:
+        for path in self.directories():
+            row = draft_row(path) if path.name.startswith(".") else None
+            if row is None and Entry.open(path) is not None:
                 continue
-            by_key = len(query) >= 4 and str(row["key"]).startswith(query)
-            if by_key or query == row["name"] or os.path.abspath(query) == row["path"]:
+            by_key = len(query) >= 4 and _key_of(path).startswith(query)
+            named = row is not None and (
+                query == row["name"] or os.path.abspath(query) == row["path"]
+            )
+            if by_key or named:
                 found.append(path)
         return found
 
@@ -183,8 +204,9 @@ class Library:
         """Return the directories of all entries and drafts, readable or not."""
         if not self.root.is_dir():
             return []
-        inside = (path for path in sorted(self.root.iterdir()) if path.is_dir())
-        return [p for p in inside if not p.name.startswith(".") or p.name.startswith(".draft-")]
+        with os.scandir(self.root) as inside:
+            names = sorted(item.name for item in inside if item.is_dir(follow_symlinks=False))
+        return [self.root / n for n in names if not n.startswith(".") or n.startswith(".draft-")]
 
     def remove(self, path: Path) -> int:
         """Remove the directory of an entry or a draft; readers of it are not disturbed.
@@ -195,123 +217,60 @@ class Library:
         Raises:
             MissingMemoryError: If another process is making it right now.
         """
-        with self._try_lock(_key_of(path)) as free:
+        with self.locks.try_hold(_key_of(path)) as free:
             if not free:
                 raise MissingMemoryError(
-                    f"{path.name.removeprefix('.draft-')[:12]} is being read by another cca "
-                    f"(pid {self._holder(_key_of(path))})",
+                    f"{_key_of(path)[:12]} is being read by another cca "
+                    f"(pid {self.locks.holder(_key_of(path))})",
                     hint="wait for it, or stop it first",
                 )
-            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            size = disk_bytes(path) if path.is_dir() else 0
             remove_tree(path)
         return size
 
-    @contextmanager
-    def hold(self, fingerprint: Fingerprint, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+    def evict(self, path: Path, *, dry_run: bool = False) -> bool:
+        """Remove the directory of an entry or a draft unless it is in use or in the making.
+
+        Returns:
+            Whether it went, or would go.
+        """
+        key = _key_of(path)
+        with self.locks.try_hold(key) as free:
+            if not free:
+                return False
+            with self.locks.moment():
+                if path.name == key and self.locks.in_use(key):
+                    return False
+                trash = None if dry_run else set_aside(path)
+        if trash is not None:
+            shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    def use(self, fingerprint: Fingerprint) -> Lease | None:
+        """Note that an entry is in use, so that it is not removed to make room.
+
+        Returns:
+            Hold on to it as long as the entry is used. None if there is no entry, or the library
+            cannot be written to: it can still be read.
+        """
+        if not self.path_of(fingerprint).is_dir():
+            return None
+        with suppress(OSError), self.locks.moment():
+            if self.path_of(fingerprint).is_dir():
+                return self.locks.use(fingerprint.key)
+        return None
+
+    def hold(
+        self, fingerprint: Fingerprint, *, on_wait: Callable[[str], None]
+    ) -> AbstractContextManager[None]:
         """Hold the key of an entry while making it; wait while another process holds it.
 
         Args:
             fingerprint: Of the entry.
-            on_wait: Called once with the holder's pid if there is need to wait.
+            on_wait: Called once with the holder if there is need to wait.
         """
-        from filelock import Timeout
-
-        lock = self._lock(fingerprint.key)
-        told = False
-        while True:
-            try:
-                lock.acquire(timeout=0)
-                break
-            except Timeout:
-                if not told:
-                    told = True
-                    on_wait(self._holder(fingerprint.key))
-                time.sleep(_POLL_SECONDS)
-        owner = self._owner_file(fingerprint.key)
-        try:
-            owner.write_text(f"{os.getpid()}\n")
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
-
-    def sweep(self) -> None:
-        """Remove what killed processes left: half-removed entries and drafts of no use.
-
-        A draft is of use if it holds a saved memory and is not older than 30 days. Nothing is
-        touched while its key is held.
-        """
-        if not self.root.is_dir():
-            return
-        for path in self.root.glob(".trash-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in self._drafts():
-            row = _draft_summary(path)
-            age = time.time() - path.stat().st_mtime
-            if row is not None and row["done"] and age < _DRAFT_DAYS * 86400:
-                continue
-            with self._try_lock(_key_of(path)) as free:
-                if free and not Draft.is_complete(path):
-                    remove_tree(path)
-
-    def _drafts(self) -> list[Path]:
-        return sorted(self.root.glob(".draft-*")) if self.root.is_dir() else []
-
-    def _lock(self, key: str) -> FileLock:
-        # filelock costs start-up time, and only writing needs it.
-        from filelock import FileLock
-
-        make_private_dir(self.root)
-        make_private_dir(self.root / ".locks")
-        return FileLock(self.root / ".locks" / f"{key}.lock", mode=0o600)
-
-    def _owner_file(self, key: str) -> Path:
-        return self.root / ".locks" / f"{key}.pid"
-
-    def _holder(self, key: str) -> str:
-        try:
-            return self._owner_file(key).read_text().strip() or "unknown"
-        except OSError:
-            return "unknown"
-
-    @contextmanager
-    def _try_lock(self, key: str) -> Iterator[bool]:
-        from filelock import Timeout
-
-        lock = self._lock(key)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        return self.locks.hold(fingerprint.key, on_wait=on_wait)
 
 
 def _key_of(path: Path) -> str:
     return path.name.removeprefix(".draft-")
-
-
-def _draft_summary(path: Path) -> dict[str, Any] | None:
-    state = read_json(path / STATE)
-    if not isinstance(state, dict):
-        return None
-    done, tokens = int(state["done"]), int(state["tokens"])
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return {
-        "key": state["key"],
-        "name": state["document"]["name"],
-        "path": state["document"]["path"],
-        "sha256": state["document"]["sha256"],
-        "pages": state["pages"],
-        "selection": state["fingerprint"]["pages"],
-        "tokens": tokens,
-        **state["settings"],
-        "bytes": size,
-        "created": None,
-        "last_used": None,
-        "state": f"unfinished, {100 * done // tokens} %",
-        "done": done,
-    }

@@ -5,15 +5,19 @@ It holds the text, the tokens and the last saved memory. The caller holds the ke
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cca_cli import __version__
 from cca_cli.library_entry import (
     MANIFEST,
+    MARGIN,
     MEMORY,
     TEXT,
     TOKENS,
@@ -21,8 +25,6 @@ from cca_cli.library_entry import (
     Fingerprint,
     Settings,
     StoredText,
-    document_from,
-    document_record,
 )
 from cca_cli.library_files import (
     encode_json,
@@ -35,6 +37,7 @@ from cca_cli.library_files import (
     write_json,
     write_with,
 )
+from cca_cli.library_manifest import document_from, document_record, seal
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Draft", "SavableMemory"]
 
 STATE = "state.json"
+# What is written beside the whole memory: its header, the manifest, and directories.
+_ROOM_BESIDE = 512 * 1024
 
 
 class SavableMemory(Protocol):
@@ -52,8 +57,17 @@ class SavableMemory(Protocol):
         """Tokens read."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that saving takes, but for a header."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
+        ...
+
+    def save_margin(self, path: Path, before: Any) -> None:
+        """Write what brings the memory back to an earlier one of the same text."""
         ...
 
 
@@ -99,6 +113,12 @@ class Draft:
         path = self.path / state["memory"]
         return (path, state["done"]) if path.is_file() else None
 
+    @property
+    def saved_bytes(self) -> int:
+        """Size of the last saved memory; 0 without one."""
+        saved = self.saved_memory()
+        return saved[0].stat().st_size if saved is not None else 0
+
     def start(self, text: StoredText) -> None:
         """Store text and tokens, in place of whatever an earlier run left."""
         import numpy as np
@@ -115,11 +135,10 @@ class Draft:
         )
         write_file(self.path / TEXT, encode_json("".join(line + "\n" for line in lines)))
 
-        def save_ids(aside: Path) -> None:
-            with open(aside, "xb") as stream:
-                np.save(stream, text.ids.astype(np.uint32, copy=False), allow_pickle=False)
-
-        write_with(self.path / TOKENS, save_ids)
+        # To a file numpy writes in a way that does not say when the disk is full.
+        tokens = io.BytesIO()
+        np.save(tokens, text.ids.astype(np.uint32, copy=False), allow_pickle=False)
+        write_file(self.path / TOKENS, tokens.getbuffer())
         self._write_state(text, done=0, memory="")
 
     def checkpoint(self, text: StoredText, memory: SavableMemory) -> None:
@@ -131,20 +150,35 @@ class Draft:
             if old.name != name:
                 old.unlink(missing_ok=True)
 
-    def finish(self, text: StoredText, memory: SavableMemory, target: Path) -> Entry:
+    def finish(
+        self,
+        text: StoredText,
+        memory: SavableMemory,
+        target: Path,
+        *,
+        before: SavableMemory | None = None,
+    ) -> Entry:
         """Save the whole memory and turn the draft into the entry.
 
         Args:
             text: What was read.
             memory: The memory of all of it.
             target: Directory of the entry; one that is there already is replaced.
+            before: The same memory a few tokens before the end. With it a document that grows
+                later can be read on from there.
 
         Returns:
             The entry.
         """
+        names = [TEXT, TOKENS, MEMORY]
+        self._make_way(text, memory)
         write_with(self.path / MEMORY, memory.save)
+        if before is not None:
+            write_with(self.path / MARGIN, lambda aside: memory.save_margin(aside, before))
+            names.append(MARGIN)
         manifest = {
             "key": self.fingerprint.key,
+            "made_by": __version__,
             "fingerprint": asdict(self.fingerprint),
             "settings": asdict(self.settings),
             "document": document_record(text.document),
@@ -157,31 +191,57 @@ class Draft:
                     "bytes": (self.path / name).stat().st_size,
                     "sha256": file_sha256(self.path / name),
                 }
-                for name in (TEXT, TOKENS, MEMORY)
+                for name in names
             },
         }
-        write_json(self.path / MANIFEST, manifest)
+        write_json(self.path / MANIFEST, seal(manifest))
         return self.promote(target)
 
     def promote(self, target: Path) -> Entry:
-        """Rename a draft that is complete into the library."""
-        (self.path / STATE).unlink(missing_ok=True)
-        for leftover in (*self.path.glob("memory-*.safetensors"), *self.path.glob(".*")):
+        """Rename the draft, which is complete, into the library."""
+        return Draft.promote_at(self.path, target)
+
+    @staticmethod
+    def promote_at(path: Path, target: Path) -> Entry:
+        """Rename a complete draft into the library, in place of what is there.
+
+        Args:
+            path: Directory of the draft.
+            target: Directory of the entry.
+        """
+        (path / STATE).unlink(missing_ok=True)
+        for leftover in (*path.glob("memory-*.safetensors"), *path.glob(".*")):
             leftover.unlink(missing_ok=True)
-        sync_dir(self.path)
+        sync_dir(path)
         if target.exists():
             remove_tree(target)
-        os.replace(self.path, target)
+        os.replace(path, target)
         sync_dir(target.parent)
         entry = Entry.open(target)
         assert entry is not None
         return entry
+
+    def clear_asides(self) -> None:
+        """Remove half-written files of a run that was killed; they may be large."""
+        for path in self.path.glob(".*"):
+            path.unlink(missing_ok=True)
 
     @staticmethod
     def is_complete(path: Path) -> bool:
         """Whether the run was cut off after everything was written, just before the rename."""
         entry = Entry.open(path)
         return entry is not None and entry.damage() is None
+
+    def _make_way(self, text: StoredText, memory: SavableMemory) -> None:
+        """Give up the last saved memory if only without it the whole one finds room."""
+        saved = self.saved_memory()
+        if saved is None:
+            return
+        needed = memory.nbytes + _ROOM_BESIDE
+        free = shutil.disk_usage(self.path).free
+        if free < needed <= free + saved[0].stat().st_size:
+            self._write_state(text, done=0, memory="")
+            saved[0].unlink()
 
     def discard(self) -> None:
         """Remove the draft."""

@@ -4,6 +4,7 @@
 <key>/text.jsonl           one page a line: number, label, tokens, text
 <key>/tokens.npy           uint32, the prompt's prefix and then every page
 <key>/memory.safetensors   the memory itself
+<key>/margin.safetensors   what brings the memory back a few tokens, if the document grows
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cca_cli.library_files import check_safetensors, file_sha256, read_json
+from cca_cli.library_manifest import document_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from cca_models.documents import Document
 
-__all__ = ["FORMAT_VERSION", "Entry", "Fingerprint", "Settings", "StoredText"]
+__all__ = ["FORMAT_VERSION", "Entry", "Fingerprint", "Settings", "StoredText", "entry_row"]
 
 FORMAT_VERSION = 1
 """Raised whenever the files of an entry change their meaning."""
@@ -34,6 +36,7 @@ MANIFEST = "manifest.json"
 TEXT = "text.jsonl"
 TOKENS = "tokens.npy"
 MEMORY = "memory.safetensors"
+MARGIN = "margin.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +48,14 @@ class Settings:
         group_size: Tokens per core token, G.
         window: Raw tokens, W.
         dtype: Number format of the memory.
+        adapter: Name of the adapter; None without one, or where an entry does not say.
     """
 
     model: str
     group_size: int
     window: int
     dtype: str
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +94,10 @@ class Fingerprint:
             TypeError: If a field is missing.
         """
         return cls(**{field.name: value[field.name] for field in fields(cls)})
+
+
+_FINGERPRINT = frozenset(field.name for field in fields(Fingerprint))
+_SETTINGS = frozenset(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,12 +144,11 @@ class Entry:
         manifest = read_json(path / MANIFEST)
         if not isinstance(manifest, dict):
             return None
-        entry = cls(path, manifest)
         try:
-            entry.summary()
-        except (KeyError, TypeError, ValueError):
+            _facts(manifest)
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
-        return entry
+        return cls(path, manifest)
 
     @property
     def key(self) -> str:
@@ -163,6 +171,11 @@ class Entry:
         return self.path / MEMORY
 
     @property
+    def margin_path(self) -> Path | None:
+        """File that brings the memory back a few tokens, or None if it was made without."""
+        return self.path / MARGIN if MARGIN in self.manifest["files"] else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes on disk, by the manifest."""
         return sum(int(record["bytes"]) for record in self.manifest["files"].values())
@@ -170,7 +183,12 @@ class Entry:
     @property
     def last_used(self) -> datetime:
         """When the entry was last used, UTC; kept as the manifest's modification time."""
-        return datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
+        try:
+            used = os.stat(os.path.join(self.path, MANIFEST)).st_mtime
+        except FileNotFoundError:
+            # Another process removed it after it was opened.
+            used = 0.0
+        return datetime.fromtimestamp(used, UTC)
 
     def touch(self) -> None:
         """Note that the entry is used now."""
@@ -182,21 +200,7 @@ class Entry:
 
     def summary(self) -> dict[str, Any]:
         """Return what listings show of the entry."""
-        document = self.manifest["document"]
-        return {
-            "key": self.key,
-            "name": document["name"],
-            "path": document["path"],
-            "sha256": self.fingerprint.document_sha256,
-            "pages": int(self.manifest["pages"]),
-            "selection": self.fingerprint.pages,
-            "tokens": int(self.manifest["tokens"]),
-            **asdict(self.settings),
-            "bytes": self.nbytes,
-            "created": self.manifest["created"],
-            "last_used": self.last_used.isoformat(timespec="seconds"),
-            "state": "ready",
-        }
+        return {**_facts(self.manifest), "last_used": self.last_used.isoformat(timespec="seconds")}
 
     def damage(self, *, thorough: bool = False) -> str | None:
         """Look for damage.
@@ -240,32 +244,37 @@ class Entry:
         )
 
 
-def document_from(record: Mapping[str, Any], pages: Sequence[Mapping[str, Any]]) -> Document:
-    """Build a document from its record in the manifest and its stored pages."""
-    from cca_models.documents import Document, OutlineEntry, Page
-
-    return Document(
-        name=record["name"],
-        path=record["path"],
-        sha256=record["sha256"],
-        format=record["format"],
-        reader=record["reader"],
-        unit=record["unit"],
-        pages=tuple(Page(number=p["number"], label=p["label"], text=p["text"]) for p in pages),
-        outline=tuple(OutlineEntry(**entry) for entry in record["outline"]),
-        warnings=tuple(record["warnings"]),
-    )
+def entry_row(path: Path) -> dict[str, Any] | None:
+    """Return `Entry.summary` of the entry in a directory, read once; None as `Entry.open`."""
+    try:
+        with open(os.path.join(path, MANIFEST), "rb") as stream:
+            used = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
+            facts = _facts(json.loads(stream.read()))
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return {**facts, "last_used": used.isoformat(timespec="seconds")}
 
 
-def document_record(document: Document) -> dict[str, Any]:
-    """Return what the manifest says of a document: all but its pages."""
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what listings show of a manifest; plain look-ups, for a thousand take part in one."""
+    document, settings = manifest["document"], manifest["settings"]
+    fingerprint = manifest["fingerprint"]
+    if not (fingerprint.keys() >= _FINGERPRINT and settings.keys() <= _SETTINGS):
+        raise KeyError("fingerprint or settings")
     return {
-        "name": document.name,
-        "path": document.path,
-        "sha256": document.sha256,
-        "format": document.format,
-        "reader": document.reader,
-        "unit": document.unit,
-        "outline": [asdict(entry) for entry in document.outline],
-        "warnings": list(document.warnings),
+        "key": str(manifest["key"]),
+        "name": document["name"],
+        "path": document["path"],
+        "sha256": fingerprint["document_sha256"],
+        "pages": int(manifest["pages"]),
+        "selection": fingerprint["pages"],
+        "tokens": int(manifest["tokens"]),
+        "model": settings["model"],
+        "group_size": settings["group_size"],
+        "window": settings["window"],
+        "dtype": settings["dtype"],
+        "adapter": settings.get("adapter"),
+        "bytes": sum(int(record["bytes"]) for record in manifest["files"].values()),
+        "created": manifest["created"],
+        "state": "ready",
     }

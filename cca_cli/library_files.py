@@ -9,16 +9,19 @@ import shutil
 import struct
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "check_safetensors",
+    "disk_bytes",
     "encode_json",
     "file_sha256",
     "make_private_dir",
     "read_json",
     "remove_tree",
+    "set_aside",
     "sync_dir",
     "tag_cache",
     "write_file",
@@ -32,8 +35,12 @@ _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 
 
 def make_private_dir(path: Path) -> None:
-    """Make a directory that only the user may enter."""
+    """Make a directory that only the user may enter; one that is there already is closed, too."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        # An umask cannot open what mkdir closed, but a copy or an earlier program can.
+        with suppress(PermissionError):
+            path.chmod(0o700)
 
 
 def tag_cache(path: Path) -> None:
@@ -71,7 +78,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     sync_dir(path.parent)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write bytes; the file appears complete or not at all."""
 
     def write(aside: Path) -> None:
@@ -110,12 +117,29 @@ def sync_dir(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory so that it is gone for others at once, and then for good."""
+    trash = set_aside(path)
+    if trash is not None:
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a directory so that it is gone for others; returns where it is now, None if gone."""
     trash = path.with_name(f".trash-{uuid.uuid4().hex}")
     try:
         os.replace(path, trash)
     except FileNotFoundError:
-        return
-    shutil.rmtree(trash, ignore_errors=True)
+        return None
+    return trash
+
+
+def disk_bytes(path: Path) -> int:
+    """Add up the sizes of the files in a directory; what vanishes meanwhile counts nothing."""
+    total = 0
+    with os.scandir(path) as files:
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += file.stat(follow_symlinks=False).st_size
+    return total
 
 
 def file_sha256(path: Path) -> str:

@@ -18,7 +18,15 @@ def why_not(entries: Sequence[Entry], wanted: Fingerprint, settings: Settings) -
         wanted: What none of them is.
         settings: The settings wanted, in words.
     """
-    nearest = min(entries, key=lambda entry: len(_differences(entry.fingerprint, wanted)))
+
+    def distance(entry: Entry) -> tuple[int, int]:
+        differ = _differences(entry.fingerprint, wanted)
+        # A model's fingerprint differs by one, whether its adapter does or all of its settings.
+        had = entry.settings
+        named = [f.name for f in fields(Settings)]
+        return len(differ), sum(getattr(had, n) != getattr(settings, n) for n in named)
+
+    nearest = min(entries, key=distance)
     return _difference(nearest, wanted, settings)
 
 
@@ -45,7 +53,16 @@ def _difference(entry: Entry, wanted: Fingerprint, settings: Settings) -> str:
     if found.tokenizer != wanted.tokenizer:
         return "read with another tokenizer"
     if found.model != wanted.model:
+        # Entries of the first release do not say which adapter they were read with.
+        if "made_by" in entry.manifest and had.adapter != settings.adapter:
+            return f"read with {_adapter(had)}, not with {_adapter(settings)}"
         return f"read with another version or adapter of the model {had.model}"
     if found.prefix_sha256 != wanted.prefix_sha256:
         return "read under another prompt"
-    return f"read by another version of cca (library format {found.format_version})"
+    version = entry.manifest.get("made_by")
+    by = f"cca {version}" if version else "another version of cca"
+    return f"read by {by} (library format {found.format_version})"
+
+
+def _adapter(settings: Settings) -> str:
+    return f"adapter {settings.adapter}" if settings.adapter else "no adapter"

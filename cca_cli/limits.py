@@ -1,14 +1,19 @@
-"""Whether a document fits the model, and what part of it would."""
+"""Whether a document fits the model and the disk, and what part of it would."""
 
 from __future__ import annotations
 
 from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cca_cli.errors import TooLongError
-from cca_cli.formatting import format_ranges
+from cca_cli.errors import ResourceError, TooLongError
+from cca_cli.formatting import format_bytes, format_ranges
 from cca_cli.library_entry import StoredText
 
-__all__ = ["check_length"]
+if TYPE_CHECKING:
+    from cca_models.engine import LanguageModel
+
+__all__ = ["check_length", "expect_disk"]
 
 
 def check_length(text: StoredText, *, limit: int, reserve: int) -> None:
@@ -30,6 +35,33 @@ def check_length(text: StoredText, *, limit: int, reserve: int) -> None:
         f"({needed - limit:,} over)",
         hint=_way_out(text, limit - reserve - text.prefix_tokens),
     )
+
+
+def expect_disk(root: Path, model: LanguageModel, text: StoredText, *, held: int = 0) -> None:
+    """Check that the disk has room for a document's memory, before minutes are spent on it.
+
+    Args:
+        root: Directory of the library, which exists.
+        model: What will read.
+        text: The document in tokens.
+        held: Bytes of an interrupted run's memory, which gives way if need be.
+
+    Raises:
+        ResourceError: If it has not.
+    """
+    import shutil
+
+    from cca_cli.dry_run import kept_tokens, key_value_bytes
+
+    kept = kept_tokens(len(text.ids), group_size=model.cca.group_size, window=model.cca.window)
+    needed = kept * key_value_bytes(model.checkpoint.config, model.dtype.itemsize)
+    free = shutil.disk_usage(root).free + held
+    if needed > free:
+        raise ResourceError(
+            f"{text.document.name}: its memory takes {format_bytes(needed)}, "
+            f"{format_bytes(free)} are free at {root}",
+            hint="cca docs prune --max-size SIZE makes room; CCA_CACHE_DIR=DIR is another disk",
+        )
 
 
 def _way_out(text: StoredText, room: int) -> str:

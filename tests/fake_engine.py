@@ -34,11 +34,40 @@ def digest_of(ids: Sequence[int]) -> str:
 class FakeMemory:
     """A chain of hashes over the ids read."""
 
+    stretch = 1
+
     def __init__(self, capacity: int, seen: int = 0, digest: str = EMPTY) -> None:
         self.capacity = capacity
         self.seen = seen
         self.digest = digest
         self.nbytes = seen
+        self.trail: dict[int, str] = {}
+
+    def read(self, token: int) -> None:
+        """Take in one token."""
+        self.digest = hashlib.sha256(f"{self.digest} {token}".encode()).hexdigest()
+        self.seen += 1
+        self.trail[self.seen] = self.digest
+        self.trail.pop(self.seen - 100, None)
+
+    def fork(self) -> FakeMemory:
+        """Make a second memory that goes its own way from here."""
+        return FakeMemory(self.capacity, self.seen, self.digest)
+
+    def save_margin(self, path: Path, before: FakeMemory) -> None:
+        """Write the digests from an earlier state on."""
+        from safetensors.numpy import save_file
+
+        trail = {seen: digest for seen, digest in self.trail.items() if seen >= before.seen}
+        save_file({"raw_k": np.zeros(1)}, path, metadata={"fake": json.dumps(trail)})
+
+    def rewound(self, path: Path, tokens: int, model: FakeModel) -> FakeMemory:
+        """Give the memory as it was after fewer tokens."""
+        from safetensors import safe_open
+
+        with safe_open(path, framework="np") as stream:
+            trail = json.loads(stream.metadata()["fake"])
+        return FakeMemory(self.capacity, tokens, trail[str(tokens)])
 
     def save(self, path: Path) -> None:
         """Write a real safetensors file."""
@@ -70,6 +99,12 @@ class FakeTokenizer:
         return [ord(character) for character in text]
 
 
+class FakeDtype(str):
+    """A number format of a byte."""
+
+    itemsize = 1
+
+
 @dataclass
 class FakeModel:
     """What `ingestion` needs of a LanguageModel."""
@@ -85,10 +120,18 @@ class FakeModel:
     on_tokens: Callable[[int], None] | None = None
     prefilled: list[int] = field(default_factory=list)
     device: str = "cpu"
+    adapter: str | None = None
+    roomy: bool = False
 
     def __post_init__(self) -> None:
+        self.dtype = FakeDtype(self.dtype)
         config = {"num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2}
-        self.checkpoint = SimpleNamespace(name=self.name, fingerprint=self.weights, config=config)
+        self.checkpoint = SimpleNamespace(
+            name=self.name,
+            fingerprint=self.weights,
+            config=config,
+            adapter=SimpleNamespace(name=self.adapter) if self.adapter else None,
+        )
         self.tokenizer = FakeTokenizer()
         self.cca = SimpleNamespace(group_size=self.group_size, window=self.window)
 
@@ -98,8 +141,8 @@ class FakeModel:
         return f"{self.name} {self.weights} {self.group_size} {self.window} {self.dtype}"
 
     def new_memory(self, capacity: int) -> FakeMemory:
-        """Make an empty memory."""
-        return FakeMemory(capacity)
+        """Make an empty memory; a roomy model's may grow, like those with one base of positions."""
+        return FakeMemory(self.max_tokens if self.roomy else capacity)
 
     def estimate_seconds(self, tokens: int) -> float:
         """Estimate a millisecond a token."""
@@ -110,8 +153,7 @@ class FakeModel:
         for start in range(0, len(ids), self.chunk):
             part = ids[start : start + self.chunk]
             for token in part:
-                memory.digest = hashlib.sha256(f"{memory.digest} {token}".encode()).hexdigest()
-            memory.seen += len(part)
+                memory.read(token)
             self.prefilled.append(len(part))
             time.sleep(self.pause)
             if self.on_tokens is not None:
@@ -130,11 +172,11 @@ def load_fake(path: Path, model: FakeModel) -> FakeMemory | str:
 
 def main() -> None:
     """Ingest a file with a slow fake; arguments: file, seconds per chunk, tokens to die after."""
-    from cca_cli import ingestion, ingestion_job
+    from cca_cli import ingestion, ingestion_checkpoints, ingestion_job
     from cca_cli.console import Console
 
     ingestion_job._load_memory = load_fake
-    ingestion_job._CHECKPOINT_SECONDS = 0.0
+    ingestion_checkpoints.CHECKPOINT_SECONDS = 0.0
 
     def die(seen: int) -> None:
         if seen >= int(sys.argv[3]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -12,56 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_engine import FakeMemory
+from library_entries import SETTINGS, WANTED, store, text_of
 
 from cca_cli.errors import InputError, MissingMemoryError
 from cca_cli.library import Hit, Library, Miss
+from cca_cli.library_check import thorough_damage
 from cca_cli.library_draft import Draft
-from cca_cli.library_entry import Entry, Fingerprint, Settings, StoredText
-from cca_models.documents import Document, OutlineEntry, Page
-
-SETTINGS = Settings(model="tiny", group_size=16, window=1024, dtype="float32")
-WANTED = Fingerprint(
-    document_sha256="d" * 64,
-    reading="rules +cca1, suffix .txt",
-    pages="all",
-    model="m" * 64,
-    tokenizer="t" * 64,
-    prefix_sha256="p" * 64,
-)
-
-
-def text_of(name: str = "book.txt", sha256: str = "d" * 64) -> StoredText:
-    """Make a document of two pages and one without text."""
-    document = Document(
-        name=name,
-        path=f"/shelf/{name}",
-        sha256=sha256,
-        format="text",
-        reader="text +cca1",
-        unit="page",
-        pages=(
-            Page(number=1, label="i", text="Äußerst \ud800 odd"),
-            Page(number=2, label=None, text=""),
-            Page(number=3, label="1", text="second"),
-        ),
-        outline=(OutlineEntry(title="Start", page=1, level=0),),
-        warnings=("one odd page",),
-    )
-    ids = np.arange(12, dtype=np.uint32)
-    return StoredText(document=document, ids=ids, prefix_tokens=2, page_tokens=(6, 0, 4))
-
-
-def store(
-    library: Library,
-    fingerprint: Fingerprint = WANTED,
-    settings: Settings = SETTINGS,
-    name: str = "book.txt",
-) -> Entry:
-    """Store a memory of the document."""
-    text = text_of(name, fingerprint.document_sha256)
-    draft = library.open_draft(fingerprint, settings)
-    draft.start(text)
-    return draft.finish(text, FakeMemory(100, seen=12), library.path_of(fingerprint))
+from cca_cli.library_entry import Fingerprint
+from cca_cli.library_sweep import sweep
 
 
 @pytest.fixture
@@ -82,6 +41,28 @@ def test_what_is_stored_comes_back(library: Library) -> None:
     assert entry.nbytes == sum(
         file.stat().st_size for file in entry.path.iterdir() if file.name != "manifest.json"
     )
+
+
+def test_an_open_library_is_closed(library: Library) -> None:
+    library.root.mkdir(mode=0o755)
+    library.root.chmod(0o755)
+    store(library)
+    assert stat.S_IMODE(library.root.stat().st_mode) == 0o700
+
+
+def test_entries_of_the_first_release_are_read(library: Library) -> None:
+    entry = store(library)
+    manifest = json.loads((entry.path / "manifest.json").read_text())
+    for name in ("seal", "made_by"):
+        del manifest[name]
+    del manifest["settings"]["adapter"], manifest["files"]["margin.safetensors"]
+    manifest["document"]["outline"] = [{"title": "Start", "page": 1, "level": 0}]
+    (entry.path / "margin.safetensors").unlink()
+    (entry.path / "manifest.json").write_text(json.dumps(manifest))
+    found = library.lookup(WANTED, path="/x", settings=SETTINGS)
+    assert isinstance(found, Hit) and found.entry.margin_path is None
+    assert found.entry.read_document() == text_of().document
+    assert thorough_damage(found.entry, found.entry.path) is None
 
 
 def test_every_part_of_the_fingerprint_changes_the_key() -> None:
@@ -109,11 +90,12 @@ def test_files_are_private_and_the_root_is_tagged(library: Library) -> None:
         ({"model": "x"}, {"window": 512}, "read with window 1024"),
         ({"model": "x"}, {"dtype": "bfloat16"}, "read with dtype float32"),
         ({"model": "x"}, {}, "read with another version or adapter of the model tiny"),
+        ({"model": "x"}, {"adapter": "mine"}, "read with no adapter, not with adapter mine"),
         ({"pages": "1-3"}, {}, "read with other pages: all"),
         ({"reading": "x"}, {}, f"read with another reader version: {WANTED.reading}"),
         ({"tokenizer": "x"}, {}, "read with another tokenizer"),
         ({"prefix_sha256": "x"}, {}, "read under another prompt"),
-        ({"format_version": 0}, {}, "read by another version of cca (library format 1)"),
+        ({"format_version": 0}, {}, "read by cca 0.1.0 (library format 1)"),
         ({"document_sha256": "x"}, {}, "the file has changed since it was read"),
     ],
 )
@@ -258,7 +240,7 @@ def test_sweep_removes_what_is_of_no_use_only(library: Library) -> None:
     os.utime(old.path, (0, 0))
     (library.root / ".trash-1").mkdir()
     store(library, replace(WANTED, pages="5"))
-    library.sweep()
+    sweep(library)
     assert not useless.path.exists() and not old.path.exists()
     assert not (library.root / ".trash-1").exists()
     assert useful.path.exists() and len(list(library.entries())) == 1
@@ -268,11 +250,11 @@ def test_sweep_leaves_a_draft_alone_whose_key_is_held(library: Library) -> None:
     with library.hold(WANTED, on_wait=lambda pid: None):
         draft = library.open_draft(WANTED, SETTINGS)
         draft.start(text_of())
-        library.sweep()
+        sweep(library)
         assert draft.path.exists()
         with pytest.raises(MissingMemoryError, match=f"pid {os.getpid()}"):
             library.remove(draft.path)
-    library.sweep()
+    sweep(library)
     assert not draft.path.exists()
 
 
@@ -313,7 +295,7 @@ def test_remove_frees_what_it_says(library: Library) -> None:
 def test_the_holder_is_named_to_whoever_waits(library: Library) -> None:
     script = (
         "import sys, time; from pathlib import Path; from cca_cli.library import Library\n"
-        "from test_library import WANTED\n"
+        "from library_entries import WANTED\n"
         "with Library(Path(sys.argv[1])).hold(WANTED, on_wait=print):\n"
         "    print('held', flush=True); time.sleep(0.6)\n"
     )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cca_cli.completion import complete_documents
 from cca_cli.console import Console
-from cca_cli.errors import InputError, MissingMemoryError, UsageError
-from cca_cli.formatting import format_bytes
+from cca_cli.errors import InputError, MissingMemoryError
 from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, QuietOpt, VerboseOpt
 
 if TYPE_CHECKING:
     from cca_cli.library import Library
 
 app = typer.Typer(
-    help="List, show and remove the documents in the library.",
+    help="List, show, check, remove and move the documents in the library.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -24,7 +23,12 @@ app = typer.Typer(
 _COLUMNS = ("name", "pages", "tokens", "model", "bytes", "last_used", "state", "id", "path")
 
 DocArg = Annotated[
-    str, typer.Argument(metavar="DOC", help="Path, name, or the start of an entry's key.")
+    str,
+    typer.Argument(
+        metavar="DOC",
+        autocompletion=complete_documents,
+        help="Path, name, or the start of an entry's key.",
+    ),
 ]
 
 
@@ -94,14 +98,17 @@ def show(
         else:
             console.json({"doc": entry.manifest["document"]["name"], **found})
         return
+    from cca_cli.library_manifest import outline_of
+
     document = entry.manifest["document"]
+    outline = outline_of(document)
     facts = {
         **entry.summary(),
         "format": document["format"],
         "reader": document["reader"],
         "directory": str(entry.path),
         "empty_pages": [p["number"] for p in entry.pages() if not p["text"].strip()],
-        "outline": document["outline"],
+        "outline": outline,
         "warnings": document["warnings"],
     }
     if not console.human:
@@ -112,53 +119,40 @@ def show(
             continue
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         console.result(f"{name}\t{text}")
-    for item in document["outline"]:
+    for item in outline:
         console.result(f"outline\t{'  ' * item['level']}{item['title']}\t{item['page']}")
 
 
-@app.command("rm")
-def rm(
+@app.command("path")
+def path(
     ctx: typer.Context,
     doc: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="DOC...", help="Path, name, or the start of an entry's key."),
+        str | None,
+        typer.Argument(
+            metavar="DOC",
+            help="Path, name, or the start of an entry's key.",
+            autocompletion=complete_documents,
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Empty the library.")] = False,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Remove documents from the library: memory, tokens and text, read with any model.
+    """Print where the library is on disk, or where the entry of a document is.
 
     \b
     Examples:
-      cca docs rm book.pdf
-      cca docs rm --all
+      cca docs path
+      du -sh "$(cca docs path)"
     """
     console = Console.of(ctx)
-    if bool(doc) == everything:
-        raise UsageError("name the documents to remove, or --all", hint="cca docs ls")
     library = open_library()
-    paths: dict[Path, str] = {}
-    for query in doc or []:
-        unfinished = library.unfinished(query)
-        try:
-            found = [entry.path for entry in library.find(query)]
-        except InputError:
-            if not unfinished:
-                raise
-            found = []
-        paths.update(dict.fromkeys([*found, *unfinished], query))
-    if everything:
-        paths.update(dict.fromkeys(library.directories(), "--all"))
-    freed = sum(library.remove(path) for path in paths)
+    where = library.root if doc is None else library.find(doc)[0].path
     if console.human:
-        console.note(f"removed {len(paths)} entries, {format_bytes(freed)}")
+        console.result(str(where))
     else:
-        console.json(
-            {"removed": [path.name.removeprefix(".draft-") for path in paths], "bytes": freed}
-        )
+        console.json({"path": str(where)})
 
 
 @app.command("verify")
@@ -166,7 +160,11 @@ def verify(
     ctx: typer.Context,
     doc: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DOC...", help="Path, name, or key; all without one."),
+        typer.Argument(
+            metavar="DOC...",
+            autocompletion=complete_documents,
+            help="Path, name, or key; all without one.",
+        ),
     ] = None,
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
@@ -181,17 +179,18 @@ def verify(
       cca docs verify
       cca docs verify book.pdf
     """
+    # Listing the commands must not wait for what only this one needs.
+    from cca_cli.library_check import check, finding_of
+
     console = Console.of(ctx)
     library = open_library()
-    entries = [e for query in doc for e in library.find(query)] if doc else library.entries()
+    if doc:
+        findings = [finding_of(entry) for query in doc for entry in library.find(query)]
+    else:
+        findings = list(check(library))
     rows = [
-        {
-            "id": entry.key[:12],
-            "key": entry.key,
-            "name": entry.manifest["document"]["name"],
-            "damage": entry.damage(thorough=True),
-        }
-        for entry in entries
+        {"id": found.key[:12], "key": found.key, "name": found.name, "damage": found.damage}
+        for found in findings
     ]
     shown = [{**row, "damage": row["damage"] or "none"} if console.human else row for row in rows]
     console.listing("documents", shown, ("id", "name", "damage"))

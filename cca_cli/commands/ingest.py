@@ -34,6 +34,7 @@ from cca_cli.options import (
     PasswordFileOpt,
     PdfBackendOpt,
     QuietOpt,
+    StrictOpt,
     VerboseOpt,
     WindowOpt,
 )
@@ -46,7 +47,12 @@ if TYPE_CHECKING:
 
 def ingest(
     ctx: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Documents; - is stdin.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Documents, directories of them, patterns; - is stdin."
+        ),
+    ],
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Read anew what the library has already.")
     ] = False,
@@ -55,6 +61,7 @@ def ingest(
     encoding: EncodingOpt = None,
     password_file: PasswordFileOpt = None,
     pdf_backend: PdfBackendOpt = "auto",
+    strict: StrictOpt = False,
     model: ModelOpt = DEFAULT_MODEL,
     adapter: AdapterOpt = DEFAULT_ADAPTER,
     device: DeviceOpt = "auto",
@@ -76,13 +83,16 @@ def ingest(
     \b
     Examples:
       cca ingest shelf/*.pdf
+      cca ingest shelf
       find . -name '*.pdf' -print0 | xargs -0 cca ingest -q
     """
     # Listing the commands must not wait for what only reading needs.
+    from cca_cli.collecting import collect_documents
     from cca_cli.document_text import ReadOptions
     from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
+    files = collect_documents(console, files)
     if len(files) > 1 and files.count("-") > 1:
         raise UsageError("standard input (-) can be read once only", hint="name it once")
     loaded: LanguageModel | None = None
@@ -95,6 +105,7 @@ def ingest(
             backend=pdf_backend,
             kind=kind,
             encoding=encoding,
+            strict=strict,
         )
         start = time.perf_counter()
         first_warning = len(console.warnings)

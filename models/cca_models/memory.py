@@ -95,7 +95,7 @@ class Memory:
         from safetensors.torch import save_file
 
         tensors = {
-            f"layers.{i}.{name}": _on_host(tensor)
+            f"layers.{i}.{name}": on_host(tensor)
             for i, layer in enumerate(self.layers)
             for name, tensor in layer.tensors().items()
         }
@@ -114,6 +114,38 @@ class Memory:
             raise OSError(f"cannot write {path.name}: {error}") from error
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+    def save_margin(self, path: Path, before: "Memory") -> None:
+        """Write what brings this memory back to `before`, or anywhere between: see rewound.
+
+        Args:
+            path: A safetensors file.
+            before: A fork of this memory, taken when it had read a little less.
+
+        Raises:
+            OSError: If the file cannot be written whole.
+            ValueError: If `before` is no earlier state of this memory, or lies more than about a
+                window back.
+        """
+        from cca_models.memory_margin import save_margin
+
+        save_margin(path, before, self)
+
+    def rewound(self, path: Path, tokens: int, model: "LanguageModel") -> "Memory":
+        """Make the memory of the first tokens alone; this one stays as it is.
+
+        Args:
+            path: What save_margin wrote for this memory.
+            tokens: How many, from where the margin begins to all of them.
+            model: What made the memory.
+
+        Raises:
+            MemoryFileError: If the file is missing, damaged, of another memory, or does not reach
+                back that far.
+        """
+        from cca_models.memory_margin import rewound
+
+        return rewound(self, path, tokens, model)
 
     @classmethod
     def load(cls, path: Path, model: "LanguageModel") -> "Memory":
@@ -150,7 +182,7 @@ class Memory:
         return memory
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def on_host(tensor: Tensor) -> Tensor:
     """Bring keys or values [B, KV, S, D] to the CPU, contiguous, without room on their device.
 
     On a GPU a slice of a buffer would be made whole first, so its heads, each whole, go one by one.
