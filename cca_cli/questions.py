@@ -1,15 +1,18 @@
-"""The questions of one call of ``cca ask``: from the arguments, or from a file."""
+"""The questions of one call of ``cca ask``: from the arguments, a file, or standard input."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cca_cli.errors import InputError, UsageError
 
-__all__ = ["Question", "collect_questions"]
+__all__ = ["Question", "collect_questions", "stream_questions"]
+
+_SHAPE = 'write {"id": "a", "question": "..."}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +22,12 @@ class Question:
     Attributes:
         id: From the file, or its place among the questions, from 1.
         text: As asked.
+        problem: Why the line that it came from is no question.
     """
 
     id: str
     text: str
+    problem: InputError | None = None
 
 
 def collect_questions(
@@ -47,6 +52,27 @@ def collect_questions(
     return asked
 
 
+def stream_questions(first: int = 1) -> Iterator[Question]:
+    """Take questions from standard input, each as soon as its line is there.
+
+    A line that is no question is given out with its problem, and stops no other.
+
+    Args:
+        first: Number of the first, where it has no id.
+
+    Raises:
+        InputError: If there is none at all.
+    """
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")  # type: ignore[union-attr]
+    asked = False
+    # iter() over the method: iterating over the stream itself would wait for more lines.
+    for question in _questions(iter(sys.stdin.readline, ""), "stdin", first):
+        asked = True
+        yield question
+    if not asked:
+        raise InputError("stdin: there is no question in it", hint="write one question a line")
+
+
 def _from_file(file: Path, *, first: int) -> list[Question]:
     try:
         # Not splitlines: a JSON string may hold U+2028 and the like.
@@ -56,28 +82,39 @@ def _from_file(file: Path, *, first: int) -> list[Question]:
         raise InputError(
             f"{file}: {reason}", hint="--questions takes one question a line, or JSON Lines"
         ) from error
-    asked: list[Question] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = str(first + len(asked))
-        asked.append(_from_json(file, number, line, place) if line.lstrip().startswith("{") else
-                     Question(place, line.strip()))  # fmt: skip
+    asked = list(_questions(lines, str(file), first))
+    for question in asked:
+        # A file can be corrected before anything is asked.
+        if question.problem is not None:
+            raise question.problem
     if not asked:
         raise InputError(f"{file}: there is no question in it", hint="write one question a line")
     return asked
 
 
-def _from_json(file: Path, number: int, line: str, place: str) -> Question:
+def _questions(lines: Iterable[str], name: str, first: int) -> Iterator[Question]:
+    """Read lines: each a question, or a JSON object that holds one; empty ones are left out."""
+    place = first
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("{"):
+            yield _from_json(name, number, line, str(place))
+        else:
+            yield Question(str(place), line.strip())
+        place += 1
+
+
+def _from_json(name: str, number: int, line: str, place: str) -> Question:
+    own: object = None
     try:
         record = json.loads(line)
+        own = record.get("id")
         text = record["question"]
         if not isinstance(text, str) or not text.strip():
             raise ValueError("question is empty")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         reason = "no field question" if isinstance(error, KeyError) else str(error)
-        raise InputError(
-            f"{file}, line {number}: {reason}", hint='write {"id": "a", "question": "..."}'
-        ) from error
-    name = record.get("id")
-    return Question(place if name is None else str(name), text.strip())
+        problem = InputError(f"{name}, line {number}: {reason}", hint=_SHAPE)
+        return Question(place if own is None else str(own), line.strip()[:200], problem)
+    return Question(place if own is None else str(own), text.strip())

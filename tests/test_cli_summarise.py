@@ -11,6 +11,7 @@ from tiny_checkpoint import make_tiny_checkpoint
 from tiny_model import tiny_surroundings
 
 from cca_cli.app import run
+from cca_cli.formatting import strip_control
 from cca_cli.library import Library
 from cca_cli.paths import library_dir
 
@@ -77,18 +78,44 @@ def test_json_says_what_was_read(cca: Cca, book: Path, command: str) -> None:
 def test_the_summary_goes_to_stdout(cca: Cca, book: Path) -> None:
     record = json.loads(cca("summarise", str(book), "--json")[1])
     code, out, err = cca("summarise", str(book))
-    assert code == 0 and out == record["summary"] + "\n"
-    assert f"book.md: all {record['coverage']['pages']} sections" in err
+    assert code == 0 and out == strip_control(record["summary"]) + "\n"
+    pages = record["coverage"]["pages"]
+    assert f"book.md: all {pages} sections" in err
+    assert f"book.md: {pages} of {pages} sections\n" in err
 
 
 def test_by_chapter(cca: Cca, book: Path) -> None:
     record = json.loads(cca("summarise", str(book), "--json")[1])
     code, out, _ = cca("summarise", str(book), "--by", "chapter")
-    assert code == 0 and out.endswith(record["summary"] + "\n")
-    places = [out.index(f"{s['title']} (sections ") for s in record["sections"]]
+    assert code == 0 and out.endswith(strip_control(record["summary"]) + "\n")
+    places = [out.index(f"{s['title']} (section") for s in record["sections"]]
     assert places == sorted(places)
     for section in record["sections"]:
-        assert section["summary"] in out
+        assert strip_control(section["summary"]) in out
+
+
+def test_by_page(cca: Cca, book: Path) -> None:
+    code, out, _ = cca("summarise", str(book), "--by", "page", "--jsonl")
+    *sections, whole = (json.loads(line) for line in out.splitlines())
+    pages = whole["coverage"]["pages"]
+    assert code == 0 and whole["summary"] and whole["by"] == "page" and "sections" not in whole
+    assert [s["section"]["first_page"] for s in sections] == list(range(1, pages + 1))
+    assert all(s["section"]["last_page"] == s["section"]["first_page"] for s in sections)
+    assert whole["coverage"]["read"] == pages and whole["coverage"]["without_text"] == []
+
+
+def test_a_document_without_chapters_says_so(cca: Cca, book: Path) -> None:
+    plain = book.with_name("plain.txt")
+    plain.write_text("The lamp was lit.\n")
+    code, out, err = cca("summarise", str(plain), "--by", "chapter")
+    assert code == 0 and "no chapters are known" in err and out.startswith("section 1\n")
+    assert "no chapters" not in cca("summarise", str(book), "--by", "chapter")[2]
+    assert "no chapters" not in cca("summarise", str(plain))[2]
+
+
+def test_coverage_names_the_selection(cca: Cca, book: Path) -> None:
+    code, _, err = cca("summarise", str(book), "--pages", "2-3", "--by", "page")
+    assert code == 0 and "book.md: 2 of 2 sections chosen by --pages 2-3\n" in err
 
 
 def test_some_pages(cca: Cca, book: Path) -> None:

@@ -22,7 +22,7 @@ def document() -> Document:
 
 def test_a_citation_is_what_stands_on_the_page(document: Document) -> None:
     passages = cut_passages(document)
-    cited = find_citations(document, passages, "Who keeps the garden?", "His sister.")
+    cited = find_citations([document], passages, "Who keeps the garden?", "His sister.")
     assert len(cited) == 1
     citation = cited[0]
     assert citation.quote == "His sister keeps\nthe garden."
@@ -33,30 +33,30 @@ def test_a_citation_is_what_stands_on_the_page(document: Document) -> None:
 
 def test_the_sentence_that_the_question_is_about_comes_first(document: Document) -> None:
     passages = cut_passages(document)
-    first = find_citations(document, passages, "Who built the bridge?", "The nephew.")[0]
+    first = find_citations([document], passages, "Who built the bridge?", "The nephew.")[0]
     assert first.quote == "The nephew built it."
-    first = find_citations(document, passages, "Who inherits the estate?", "The nephew.")[0]
+    first = find_citations([document], passages, "Who inherits the estate?", "The nephew.")[0]
     assert first.quote == "The nephew inherits the estate."
 
 
 def test_only_the_passages_that_were_read_are_cited(document: Document) -> None:
     passages = [p for p in cut_passages(document) if p.page != 1]
-    for citation in find_citations(document, passages, "Who inherits?", "The nephew."):
+    for citation in find_citations([document], passages, "Who inherits?", "The nephew."):
         assert citation.page == 3
 
 
 def test_there_are_few(document: Document) -> None:
     many = make_document(*(f"The nephew wrote letter {i}." for i in range(20)))
-    cited = find_citations(many, cut_passages(many), "Who wrote letters?", "The nephew.")
+    cited = find_citations([many], cut_passages(many), "Who wrote letters?", "The nephew.")
     assert len(cited) == MOST and all(c.supports and c.verified for c in cited)
 
 
 def test_words_that_are_nowhere_support_nothing(document: Document) -> None:
     passages = cut_passages(document)
-    cited = find_citations(document, passages, "When did the bridge open?", "By submarine.")
+    cited = find_citations([document], passages, "When did the bridge open?", "By submarine.")
     assert len(cited) == 1 and not cited[0].supports
     assert (cited[0].page == 3 and "bridge" in cited[0].quote) or "opened" in cited[0].quote
-    assert find_citations(document, [], "Who?", "Nobody.") == ()
+    assert find_citations([document], [], "Who?", "Nobody.") == ()
 
 
 def test_verification() -> None:
@@ -69,7 +69,7 @@ def test_verification() -> None:
 
 def test_spans_may_begin_within_a_sentence(document: Document) -> None:
     span = Span(1, 5, 40)
-    for citation in find_citations(document, [span], "What was read?", "The will, on Monday."):
+    for citation in find_citations([document], [span], "What was read?", "The will, on Monday."):
         assert 5 <= citation.start < citation.end <= 40 and citation.verified
 
 

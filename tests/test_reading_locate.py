@@ -84,7 +84,7 @@ class Pointing:
 def test_votes_point_at_what_is_looked_at(tokenizer: Tokenizer, seen: int, target: int) -> None:
     # The question is so long that by its end even the last group may be a core token.
     model = Pointing(tokenizer, seen, target, strength=50.0)
-    votes = token_votes(model, model, QUESTION, HEADS)  # type: ignore[arg-type]
+    (votes,) = token_votes(model, [model], QUESTION, HEADS)  # type: ignore[arg-type, list-item]
     assert votes.shape == (seen,) and votes.dtype == torch.float32
     group = range(target // G * G, min(seen, target // G * G + G))
     assert {int(i) for i in (votes > 0).nonzero()} == set(group)
@@ -96,14 +96,14 @@ def test_votes_point_at_what_is_looked_at(tokenizer: Tokenizer, seen: int, targe
 def test_raw_tokens_are_told_apart(path: Path, tokenizer: Tokenizer) -> None:
     model = Pointing(tokenizer, 40, 37, strength=50.0)
     model.cca = CCAConfig(group_size=G, window=1024)
-    votes = token_votes(model, model, QUESTION, HEADS)  # type: ignore[arg-type]
+    (votes,) = token_votes(model, [model], QUESTION, HEADS)  # type: ignore[arg-type, list-item]
     assert [int(i) for i in (votes > 0).nonzero()] == [37]
     assert float(votes[37]) == pytest.approx(len(HEADS) / 2, rel=0.05)
 
 
 def test_a_question_without_content_votes_for_nothing(tokenizer: Tokenizer) -> None:
     model = Pointing(tokenizer, 40, 8, strength=0.0)
-    votes = token_votes(model, model, QUESTION, HEADS)  # type: ignore[arg-type]
+    (votes,) = token_votes(model, [model], QUESTION, HEADS)  # type: ignore[arg-type, list-item]
     assert float(votes.abs().max()) < 1e-3 or float(votes.max() - votes.min()) < 0.2
 
 
@@ -114,7 +114,7 @@ def test_attention_is_that_of_transformers(path: Path) -> None:
     ids = random_ids(60)
     memory = model.new_memory(1024)
     model.prefill(memory, ids)
-    votes = token_votes(model, memory, QUESTION, HEADS)
+    (votes,) = token_votes(model, [memory], QUESTION, HEADS)
     exact = transformers.LlamaForCausalLM.from_pretrained(path, attn_implementation="eager")
 
     def attention(question: str) -> list[torch.Tensor]:
@@ -135,7 +135,7 @@ def test_looking_changes_nothing(path: Path) -> None:
     memory = model.new_memory(2000)
     model.prefill(memory, random_ids(101))
     before = model.prefill(memory.fork(), [5, 6])
-    first, second = (token_votes(model, memory, QUESTION, HEADS) for _ in range(2))
+    first, second = (token_votes(model, [memory], QUESTION, HEADS)[0] for _ in range(2))
     assert torch.equal(first, second) and first.shape == (101,)
     assert memory.seen == 101 and torch.equal(model.prefill(memory.fork(), [5, 6]), before)
 
@@ -145,7 +145,7 @@ def test_heads_come_with_the_checkpoint(path: Path, tmp_path: Path) -> None:
     assert locating_heads(load_tiny(make_tiny_checkpoint(tmp_path / "other"))) == ()
 
 
-Vote = Callable[..., torch.Tensor]
+Vote = Callable[..., list[torch.Tensor]]
 
 
 @pytest.fixture
@@ -160,11 +160,11 @@ def reader(path: Path) -> Reader:
 
 def test_attention_chooses_among_equals(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     def votes_for(page: int) -> Vote:
-        first, end = reader.page_spans[page]
+        first, end = reader.sources[0].page_spans[page]
         votes = torch.zeros(35)
         votes[:5] = 9.0  # the prefix is no part of any page
         votes[first:end] = 0.1
-        return lambda *args: votes
+        return lambda *args: [votes]
 
     question = "What about the lamp?"
     assert reader.rank(question, attention=False)[:2] == [0, 1]

@@ -156,6 +156,49 @@ def test_progress_ends_at_its_total(checkpoint: Path) -> None:
     assert len(steps) > summariser.parts
 
 
+@pytest.mark.parametrize("by", ["chapter", "page"])
+def test_coverage_is_counted_while_reading(checkpoint: Path, by: Any) -> None:
+    """Half way through, half the pages are not said to be read."""
+    model = told(checkpoint, window=256)
+    document = make_document(*marked_pages(4, filler=8), "", *marked_pages(2, filler=1))
+    summariser = Summariser(model, document, by=by)  # type: ignore[arg-type]
+    assert (summariser.coverage.read, summariser.coverage.without_text) == (1, (5,))
+    counts, sections = [], []
+    for section in summariser.sections():
+        sections.append(section)
+        counts.append(summariser.coverage.read)
+    whole = summariser.whole(sections)
+    assert whole.coverage.read == whole.coverage.pages == 7
+    assert whole.coverage.parts == summariser.parts == sum(s.parts for s in sections)
+    if by == "page":
+        assert counts == [2, 3, 4, 5, 5, 6, 7]
+        assert [s.title for s in sections] == [f"page {n}" for n in range(1, 8)]
+        for i, section in enumerate(sections):
+            assert (section.first_page, section.last_page) == (i + 1, i + 1)
+            assert bool(section.summary) == (i != 4)
+
+
+def test_a_page_of_a_few_words_is_given_as_it_stands(checkpoint: Path) -> None:
+    model = told(checkpoint)
+    document = make_document("Q & A", FILLER * 12, " \n")
+    summariser, summary = summarise(model, document, by="page")
+    first, second, third = summary.sections
+    assert first.verbatim and first.summary == "Q & A"
+    assert not second.verbatim and second.summary == "An answer."
+    assert not third.verbatim and third.summary == ""
+    assert len(model.prompts) == 2 and summary.coverage.read == 3 and summariser.parts == 2
+    # A chapter is summarised however short it is.
+    _, summary = summarise(told(checkpoint), make_document("Q & A"))
+    assert summary.summary == "An answer." and not summary.sections[0].verbatim
+
+
+def test_a_page_that_was_not_given_to_the_model_is_not_covered(checkpoint: Path) -> None:
+    summariser = Summariser(told(checkpoint), make_document("The lamp.", "It went out."), by="page")  # type: ignore[arg-type]
+    first = next(summariser.sections())
+    summary = summariser.whole([first])
+    assert (summary.coverage.read, summary.coverage.pages) == (1, 2)
+
+
 def test_pages_without_text(checkpoint: Path) -> None:
     model = told(checkpoint)
     _, summary = summarise(model, make_document("", " \n"))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cca_models.documents import Document
 from cca_models.reading.lexical import Words
@@ -28,12 +29,12 @@ def is_denial(answer: str) -> bool:
 
 
 def find_citations(
-    document: Document, passages: Sequence[Span], question: str, answer: str
+    documents: Sequence[Document], passages: Sequence[Span], question: str, answer: str
 ) -> tuple[Citation, ...]:
     """Choose the sentences, among the passages read, that hold the answer's words.
 
     Args:
-        document: What was read.
+        documents: What was read.
         passages: What the answer was written from, best first.
         question: As asked.
         answer: As given.
@@ -48,27 +49,30 @@ def find_citations(
     new = said - asked or said
     ranked = []
     for order, passage in enumerate(passages):
-        text = document.pages[passage.page].text
+        text = documents[passage.doc].pages[passage.page].text
         for start, end in quotable(text, passage.start, passage.end):
             held = set(words.stems(text[start:end]))
             share = len(new & held) / len(new) if new else 0.0
             near = len(asked & held) / len(asked) if asked else 0.0
-            ranked.append((share, near, -order, Span(passage.page, start, end)))
+            ranked.append((share, near, -order, replace(passage, start=start, end=end)))
     ranked.sort(key=lambda item: item[:3], reverse=True)
     best = ranked[0][0] if ranked else 0.0
     supporting = [span for share, near, _, span in ranked if share and share + near / 4 >= best]
     if supporting:
-        return tuple(cite(document, span, supports=True) for span in supporting[:MOST])
+        return tuple(cite(documents, span, supports=True) for span in supporting[:MOST])
     nearest = sorted(ranked, key=lambda item: (item[1], item[2]), reverse=True)
-    return tuple(cite(document, span, supports=False) for *_, span in nearest[:1])
+    return tuple(cite(documents, span, supports=False) for *_, span in nearest[:1])
 
 
-def cite(document: Document, span: Span, *, supports: bool) -> Citation:
+def cite(documents: Sequence[Document], span: Span, *, supports: bool) -> Citation:
     """Quote a stretch of a page."""
+    document = documents[span.doc]
     page = document.pages[span.page]
     quote = page.text[span.start : span.end]
     return Citation(
         doc=document.name,
+        path=document.path,
+        unit=document.unit,
         page=page.number,
         page_label=page.label,
         quote=quote,

@@ -23,11 +23,19 @@ _END = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a page: the page's place in the document, first character, one past the last."""
+    """A stretch of a page.
+
+    Attributes:
+        page: The page's place in its document, from 0.
+        start: First character.
+        end: One past the last.
+        doc: The document's place among those that are read together.
+    """
 
     page: int
     start: int
     end: int
+    doc: int = 0
 
 
 def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
@@ -50,18 +58,23 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-def cut_passages(document: Document) -> list[Span]:
-    """Cut every page into passages. Together they hold every character that is not white space."""
+def cut_passages(document: Document, *, doc: int = 0) -> list[Span]:
+    """Cut every page into passages. Together they hold every character that is not white space.
+
+    Args:
+        document: What is cut.
+        doc: Its place among those that are read together.
+    """
     passages = []
     for place, page in enumerate(document.pages):
         run: tuple[int, int] | None = None
         for start, end in _short(page.text, sentences(page.text), PASSAGE_CHARACTERS):
             if run is not None and end - run[0] > PASSAGE_CHARACTERS:
-                passages.append(Span(place, *run))
+                passages.append(Span(place, *run, doc))
                 run = None
             run = (start if run is None else run[0], end)
         if run is not None:
-            passages.append(Span(place, *run))
+            passages.append(Span(place, *run, doc))
     return passages
 
 

@@ -7,6 +7,8 @@ question, so a memory of it serves them all.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cca_models.reading.types import Turn
+
 if TYPE_CHECKING:
     from cca_models.tokenizer import Tokenizer
 
@@ -32,24 +34,34 @@ def document_prefix(tokenizer: "Tokenizer") -> list[int]:
     return tokenizer.encode_prompt(before)
 
 
-def question_suffix(tokenizer: "Tokenizer", question: str) -> list[int]:
+def question_suffix(
+    tokenizer: "Tokenizer", question: str, history: Sequence[Turn] = ()
+) -> list[int]:
     """Give the tokens that follow a document: the question, and the beginning of the answer.
+
+    Earlier questions stand before it with their answers, in the words that this one has.
 
     The word before the answer makes a small model answer rather than retell (measured on training
     questions: F1 0.21 with it, 0.17 without).
     """
     _, after = _around(tokenizer, ANSWER_SYSTEM, _MARK)
+    earlier = "".join(f"{QUESTION} {turn.question}\n{ANSWER} {turn.answer}" for turn in history)
     return [
-        *tokenizer.encode(f"{QUESTION} {question}"),
+        *tokenizer.encode(f"{earlier}{QUESTION} {question}"),
         *tokenizer.encode_prompt(after),
         *tokenizer.encode(ANSWER),
     ]
 
 
-def passage_prompt(tokenizer: "Tokenizer", passages: Sequence[str], question: str) -> list[int]:
+def passage_prompt(
+    tokenizer: "Tokenizer",
+    passages: Sequence[str],
+    question: str,
+    history: Sequence[Turn] = (),
+) -> list[int]:
     """Give a whole prompt: the passages in place of the document."""
     text = tokenizer.encode("\n\n".join(passages))
-    return [*document_prefix(tokenizer), *text, *question_suffix(tokenizer, question)]
+    return [*document_prefix(tokenizer), *text, *question_suffix(tokenizer, question, history)]
 
 
 def summary_prompt(tokenizer: "Tokenizer", text: str, *, sentences: int) -> list[int]:

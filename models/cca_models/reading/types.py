@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from cca_models.documents import Unit
+
 ReadMode = Literal["focus", "core", "lexical"]
 READ_MODES: tuple[ReadMode, ...] = get_args(ReadMode)
 
@@ -16,6 +18,8 @@ class Citation:
 
     Attributes:
         doc: Name of the document.
+        path: Where the document is; "-" for standard input.
+        unit: What `page` counts: "page" or "section".
         page: Page or section number, from 1.
         page_label: Printed label, if the page has one.
         quote: Words of that page.
@@ -27,6 +31,8 @@ class Citation:
     """
 
     doc: str
+    path: str
+    unit: Unit
     page: int
     page_label: str | None
     quote: str
@@ -34,6 +40,33 @@ class Citation:
     end: int
     verified: bool
     supports: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0 for greedy.
+        top_p: Nucleus for sampling.
+        seed: Seed for sampling.
+        passages: Passages read for one answer.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    passages: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was asked before, and answered."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +108,31 @@ class Section:
         last_page: Number of its last page.
         summary: The text.
         parts: Window-sized pieces that it was read in.
+        verbatim: Whether the summary is the text itself, which is no longer than one would be.
     """
 
     title: str
     first_page: int
     last_page: int
     summary: str
+    parts: int
+    verbatim: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coverage:
+    """How much of a document went into a summary, counted while it was read.
+
+    Attributes:
+        pages: Pages of the document.
+        read: Pages all of whose text the model was given, those without text included.
+        without_text: Numbers of the pages that have none.
+        parts: Window-sized pieces that were read.
+    """
+
+    pages: int
+    read: int
+    without_text: tuple[int, ...]
     parts: int
 
 
@@ -92,6 +144,7 @@ class Summary:
         summary: The text.
         sections: What it was made from, in reading order; together they cover every page.
         pages: Pages read, the ones without text included.
+        coverage: How much of the document was read.
         rounds: How many times summaries were summarised.
         warnings: One sentence each, for the user.
     """
@@ -99,5 +152,6 @@ class Summary:
     summary: str
     sections: tuple[Section, ...]
     pages: int
+    coverage: Coverage
     rounds: int
     warnings: tuple[str, ...] = field(default=())
