@@ -56,6 +56,8 @@ handbook: setup
 cli-docs: setup
 	$(BIN)/python -m cca_cli.cli_docs > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
+	$(BIN)/python -m cca_cli.man_page > man/cca.1.new
+	mv man/cca.1.new man/cca.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,25 +8,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-import typer.main
 
 from cca_cli import __version__
-from cca_cli.commands import docs, models
+from cca_cli.command_tree import command_tree, whole_tree
+from cca_cli.commands import config, docs, docs_keep, log, models
 from cca_cli.commands.adapt import adapt
 from cca_cli.commands.ask import ask
 from cca_cli.commands.bench import bench
+from cca_cli.commands.chat import chat
 from cca_cli.commands.count import count
 from cca_cli.commands.doctor import doctor
 from cca_cli.commands.eval import evaluate
 from cca_cli.commands.ingest import ingest
 from cca_cli.commands.summarise import summarise
+from cca_cli.commands.text import text
 from cca_cli.console import Console
-from cca_cli.errors import ExitCode
-from cca_cli.failures import Failure, explain
+from cca_cli.errors import CLIError, ExitCode
+from cca_cli.failures import explain
+from cca_cli.formatting import strip_control
 from cca_cli.options import DebugOpt, QuietOpt, VerboseOpt
+from cca_cli.streams import close_stdout, close_streams, prepare_streams
+from cca_cli.usage_errors import usage_failure
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["app", "main", "run"]
 
@@ -80,15 +88,20 @@ def root(
 
 
 app.command()(ask)
+app.command()(chat)
 app.command()(ingest)
 app.command()(summarise)
 app.command(name="summarize", hidden=True)(summarise)
 app.command()(count)
+app.command()(text)
 app.command()(bench)
 app.command()(adapt)
 app.command(name="eval")(evaluate)
+docs_keep.register(docs.app)
 app.add_typer(docs.app, name="docs")
+app.add_typer(log.app, name="log")
 app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
 app.command()(doctor)
 
 
@@ -97,14 +110,10 @@ def main() -> NoReturn:
     from cca_cli.interrupts import terminate_with_exit_code
 
     terminate_with_exit_code()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    prepare_streams()
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_stdout()
+    if not close_streams():
+        code = code or ExitCode.RESOURCES
     sys.exit(code)
 
 
@@ -122,20 +131,27 @@ def run(args: Sequence[str]) -> int:
     # Arguments that cannot be parsed must be complained of in the right form, too.
     options = list(args[: args.index("--")] if "--" in args else args)
     console.debug = console.debug or "--debug" in options
-    command = typer.main.get_command(app)
+    command = command_tree(app, args)
     try:
-        outcome = command.main(args=list(args), prog_name="cca", standalone_mode=False, obj=console)
+        defaults = _apply_settings(command, args, console)
+        outcome = command.main(
+            args=list(args),
+            prog_name="cca",
+            standalone_mode=False,
+            obj=console,
+            default_map=defaults,
+        )
         return outcome if isinstance(outcome, int) else ExitCode.OK
     except SystemExit as stop:
         if _is_broken_pipe(stop.__context__):
-            _close_stdout()
+            close_stdout()
             return ExitCode.OK
         return stop.code if isinstance(stop.code, int) else ExitCode.INTERNAL
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:
         if _is_broken_pipe(error):
-            _close_stdout()
+            close_stdout()
             return ExitCode.OK
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
@@ -146,34 +162,34 @@ def run(args: Sequence[str]) -> int:
             console.mode = "jsonl"
         if console.debug:
             _print_traceback(error)
-        failure = _usage_failure(error) or explain(error)
+        failure = usage_failure(error) or explain(error)
         console.error(failure)
         return failure.code
 
 
-def _usage_failure(error: BaseException) -> Failure | None:
-    # Typer carries its own copy of click and keeps the usage errors' classes private.
-    if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
-        return Failure(code=ExitCode.INTERNAL, message="aborted") if _is_abort(error) else None
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "cca"
-    message = " ".join(error.format_message().split()).rstrip(".")
-    return Failure(code=error.exit_code, message=message, hint=f"{command} --help")
+def _apply_settings(command: Any, args: Sequence[str], console: Console) -> dict[str, Any]:
+    """Name the variables of the options, and return what the user's file makes their defaults."""
+    from cca_cli.settings import config_file, name_variables, read_settings
 
-
-def _is_abort(error: BaseException) -> bool:
-    return isinstance(error, typer.Abort)
+    name_variables(command)
+    try:
+        # A file may set what other commands than this one have.
+        known = whole_tree(app) if config_file().exists() else command
+        console.settings = read_settings(known)
+    except CLIError:
+        # A broken file must not stand in the way of help, or of finding it.
+        asks = {"--help", "-h", "--version"} & set(args) or list(args[:2]) == ["config", "path"]
+        if asks or "_CCA_COMPLETE" in os.environ or not args:
+            return {}
+        raise
+    for variable, value in console.settings.variables.items():
+        if not os.environ.get(variable):
+            os.environ[variable] = value
+    return console.settings.defaults
 
 
 def _is_broken_pipe(error: BaseException | None) -> bool:
     return isinstance(error, BrokenPipeError)
-
-
-def _close_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush does not complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
 
 
 def _prepare_libraries() -> None:
@@ -183,12 +199,26 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(stream=sys.stderr, format="cca: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_safe_formatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _safe_formatter() -> logging.Formatter:
+    import logging
+
+    class Formatter(logging.Formatter):
+        """Messages of libraries, which may quote a document."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            return strip_control(super().format(record))
+
+    return Formatter("cca: %(message)s")
 
 
 def _print_traceback(error: BaseException) -> None:
     import platform
     import traceback
 
-    traceback.print_exception(error)
+    sys.stderr.write(strip_control("".join(traceback.format_exception(error))))
     sys.stderr.write(f"cca {__version__}, Python {platform.python_version()}\n")

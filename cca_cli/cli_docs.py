@@ -42,11 +42,15 @@ below). With `--json` or `--jsonl` it is `{{"error": {{"code", "message", "hint"
 |---|---|
 | `CCA_HOME` | directory for everything that cca keeps |
 | `CCA_CACHE_DIR` | directory for models and library; wins over `CCA_HOME` |
-| `CCA_MODEL`, `CCA_ADAPTER`, `CCA_OFFLINE` | defaults of the options of these names |
-| `CCA_DEVICE`, `CCA_DTYPE` | likewise |
+| `CCA_CONFIG` | file of defaults, TOML; `cca config path` says where it is otherwise |
+| `CCA_MODEL`, `CCA_PASSAGES`, ... | default of the option of that name; every option has one |
 | `CCA_PDF_PASSWORD_FILE` | file whose first line opens locked PDFs |
 | `CCA_DEBUG` | 1 shows tracebacks |
 | `NO_COLOR`, `FORCE_COLOR` | colour never, or always; `NO_COLOR` wins |
+
+The command line beats a variable, a variable beats the file. `cca config show --origin` says where
+every value comes from; [Scripts](scripting.md) has an example of the file, and [Python](python.md)
+the same commands as functions.
 
 ## The library
 

@@ -6,7 +6,6 @@ print; whether a result is text or JSON is its `mode`, set by the shared options
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from cca_cli.errors import UsageError
 from cca_cli.failures import Failure
 from cca_cli.formatting import format_bytes, strip_control
+from cca_cli.safe_output import dump_json, emit, one_line, tell
 
 if TYPE_CHECKING:
     import typer
 
     from cca_cli.progress import ProgressBar
+    from cca_cli.settings import Settings
+    from cca_models.engine import LanguageModel
 
 __all__ = ["Console", "Mode", "Progress"]
 
@@ -42,6 +44,8 @@ class Console:
         debug: Show tracebacks.
         color: "auto", "always" or "never".
         warnings: Every warning given so far, for JSON results.
+        settings: What the user's config file says, if it was read.
+        models: The model that the last call loaded, by what it was asked for; None to keep none.
     """
 
     def __init__(self) -> None:
@@ -51,6 +55,8 @@ class Console:
         self.debug = os.environ.get("CCA_DEBUG", "0") not in ("", "0")
         self.color: Literal["auto", "always", "never"] = "auto"
         self.warnings: list[str] = []
+        self.settings: Settings | None = None
+        self.models: dict[Any, LanguageModel] | None = None
         self._bar: ProgressBar | None = None
 
     @classmethod
@@ -67,18 +73,21 @@ class Console:
         if not isinstance(root.obj, cls):
             root.obj = cls()
         console = root.obj
-        console._apply(root.params)
+        console._apply(root)
         if ctx is not root:
-            console._apply(ctx.params)
+            console._apply(ctx)
         return console
 
-    def _apply(self, options: Mapping[str, Any]) -> None:
-        if options.get("json") and options.get("jsonl"):
-            raise UsageError("--json and --jsonl exclude each other", hint="leave one out")
-        if options.get("json"):
-            self.mode = "json"
-        if options.get("jsonl"):
-            self.mode = "jsonl"
+    def _apply(self, ctx: Any) -> None:
+        options: Mapping[str, Any] = ctx.params
+        forms: list[Mode] = [form for form in ("json", "jsonl") if options.get(form)]
+        if len(forms) > 1:
+            # What was typed beats what a file or a variable says.
+            forms = [form for form in forms if _typed(ctx, form)]
+            if len(forms) != 1:
+                raise UsageError("--json and --jsonl exclude each other", hint="leave one out")
+        if forms:
+            self.mode = forms[0]
         self.quiet = self.quiet or bool(options.get("quiet"))
         self.debug = self.debug or bool(options.get("debug"))
         self.color = options.get("color", self.color)
@@ -111,16 +120,19 @@ class Console:
         self.write(text + "\n")
 
     def write(self, piece: str) -> None:
-        """Write a piece of a streamed result at once."""
-        sys.stdout.write(strip_control(piece) if sys.stdout.isatty() else piece)
-        sys.stdout.flush()
+        """Write a piece of a streamed result at once, without what could steer a terminal.
+
+        In a pipe, too: what reads it is often `less` or `tee`, with a terminal at its end. Form
+        feeds stay there, between the pages of a text.
+        """
+        ends = "" if sys.stdout.isatty() else "\f"
+        parts = piece.split("\f") if ends else [piece]
+        emit(ends.join(strip_control(part) for part in parts))
 
     def json(self, value: Mapping[str, Any]) -> None:
         """Write one JSON object: indented for --json, on one line for --jsonl."""
         record = {"schema_version": SCHEMA_VERSION, **value}
-        indent = 2 if self.mode == "json" else None
-        sys.stdout.write(json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        emit(dump_json(record, indent=2 if self.mode == "json" else None) + "\n")
 
     def listing(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Write rows: as a table, as tab-separated text when piped, or as JSON.
@@ -143,6 +155,13 @@ class Console:
             self.write("".join("\t".join(line) + "\n" for line in lines))
 
     def _table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        from cca_cli.tables import MANY_ROWS, aligned
+
+        if len(rows) >= MANY_ROWS:
+            lines = [[strip_control(_pretty_cell(n, row[n])) for n in columns] for row in rows]
+            right = [isinstance(rows[0][name], int) for name in columns]
+            self.write(aligned(columns, lines, right))
+            return
         # rich costs start-up time; only a table on a terminal needs it.
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -179,19 +198,16 @@ class Console:
     def error(self, failure: Failure) -> None:
         """Write a failure on stderr: two lines, or an object with --json and --jsonl."""
         if not self.human:
-            self._message(json.dumps({"error": failure.to_json()}, ensure_ascii=False))
+            self._message(dump_json({"error": failure.to_json()}))
             return
         label = "cca: error:"
         if self.use_color(sys.stderr):
             label = f"\x1b[31m{label}\x1b[0m"
-        sys.stderr.write(f"{label} {strip_control(failure.message)}\n")
-        if failure.hint:
-            self._message(f"hint: {failure.hint}")
-        sys.stderr.flush()
+        hint = f"\nhint: {one_line(failure.hint)}" if failure.hint else ""
+        tell(f"{label} {one_line(failure.message)}{hint}\n")
 
     def _message(self, text: str) -> None:
-        sys.stderr.write(strip_control(text) + "\n")
-        sys.stderr.flush()
+        tell(strip_control(text) + "\n")
 
     def use_color(self, stream: TextIO) -> bool:
         """Decide on colour; NO_COLOR wins over FORCE_COLOR, an option over both."""
@@ -232,6 +248,11 @@ class Console:
 
         with self._bar.hidden() if self._bar is not None else nullcontext():
             return getpass.getpass(strip_control(question), stream=sys.stderr)
+
+
+def _typed(ctx: Any, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

@@ -15,6 +15,7 @@ _ESCAPES = re.compile(
   | [\x9d\x90\x98\x9e\x9f] .*? (?: \x07 | \x1b\\ | \x9c | \Z)
   | \x1b [ -/]* [0-~]?                       # any other escape
   | [\x00-\x08\x0b-\x1f\x7f-\x9f]            # C0 but tab and newline, DEL, C1
+  | [\u202a-\u202e\u2066-\u2069]              # marks that show text in another order than it has
     """,
     re.VERBOSE | re.DOTALL,
 )

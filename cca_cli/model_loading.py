@@ -59,6 +59,9 @@ def open_model(
     if group_size is not None and window is not None:
         # What can be known before a download is told before it.
         expect_window(group_size, window)
+    asked = (name, adapter, device, dtype, group_size, window)
+    if console.models and asked in console.models:
+        return _told(console, console.models[asked])
     # These import torch, which takes seconds.
     from cca_models.checkpoints import resolve_checkpoint
     from cca_models.engine import load_model
@@ -71,7 +74,17 @@ def open_model(
         f"{checkpoint.name} on {model.device} in {str(model.dtype).removeprefix('torch.')}, "
         + (f"adapter {checkpoint.adapter.path}" if checkpoint.adapter else "no adapter")
     )
-    for warning in (model.tokenizer.warning, checkpoint.adapter and checkpoint.adapter.warning):
+    if console.models is not None:
+        # One at a time: two may not fit into the memory.
+        console.models.clear()
+        console.models[asked] = model
+    return _told(console, model)
+
+
+def _told(console: Console, model: LanguageModel) -> LanguageModel:
+    """Warn of what a model's files say against it."""
+    adapter = model.checkpoint.adapter
+    for warning in (model.tokenizer.warning, adapter and adapter.warning):
         if warning:
             console.warn(warning)
     return model

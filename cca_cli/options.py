@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from cca_cli.completion import complete_adapters, complete_devices, complete_models
+from cca_cli.errors import UsageError
+
 __all__ = [
     "AdapterOpt",
     "CacheOpt",
@@ -25,11 +28,13 @@ __all__ = [
     "JsonOpt",
     "JsonlOpt",
     "ModelOpt",
+    "NoSaveOpt",
     "OfflineOpt",
     "PagesOpt",
     "PasswordFileOpt",
     "PdfBackendOpt",
     "QuietOpt",
+    "StrictOpt",
     "VerboseOpt",
     "WindowOpt",
 ]
@@ -62,6 +67,7 @@ ModelOpt = Annotated[
         envvar="CCA_MODEL",
         show_envvar=True,
         metavar="NAME|DIR",
+        autocompletion=complete_models,
         help="Default model by name, a LLaMA-family directory, or a hub id.",
     ),
 ]
@@ -72,13 +78,18 @@ AdapterOpt = Annotated[
         envvar="CCA_ADAPTER",
         show_envvar=True,
         metavar="default|none|DIR",
+        autocompletion=complete_adapters,
         help="default: what ships with cca for its default model; none; or a PEFT LoRA folder.",
     ),
 ]
 DeviceOpt = Annotated[
     str,
     typer.Option(
-        "--device", envvar="CCA_DEVICE", show_envvar=True, help="auto, cpu, cuda, cuda:N or mps."
+        "--device",
+        envvar="CCA_DEVICE",
+        show_envvar=True,
+        autocompletion=complete_devices,
+        help="auto, cpu, cuda, cuda:N or mps.",
     ),
 ]
 DtypeOpt = Annotated[
@@ -124,17 +135,43 @@ PdfBackendOpt = Annotated[
     typer.Option("--pdf-backend", help="PDF reader; pdfium needs the extra cca[fast]."),
 ]
 FormatOpt = Annotated[
-    Literal["pdf", "text", "markdown"] | None,
+    Literal["pdf", "epub", "html", "docx", "odt", "pptx", "markdown", "code", "text"] | None,
     typer.Option("--type", help="Format of the input where its content does not tell."),
+]
+StrictOpt = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail (exit 4) if a page has no text, instead of naming it."),
 ]
 EncodingOpt = Annotated[
     str | None,
     typer.Option("--encoding", metavar="CODEC", help="Codec of a text file, if the guess errs."),
 ]
+
+
+def _policy(ctx: typer.Context, value: str) -> str:
+    """Let --no-save, which is read first, decide over --cache."""
+    if not ctx.params.get("no_save") or value == "off":
+        return value
+    if value != "use":
+        raise UsageError(
+            f"--no-save and --cache {value} exclude each other", hint="leave one of them out"
+        )
+    return "off"
+
+
+NoSaveOpt = Annotated[
+    bool,
+    typer.Option(
+        "--no-save",
+        is_eager=True,
+        help="Leave nothing behind: no memory, no text, no log; the same as --cache off.",
+    ),
+]
 CacheOpt = Annotated[
     CachePolicy,
     typer.Option(
         "--cache",
+        callback=_policy,
         help="use: the library if it has the document; refresh: read anew; off: leave nothing "
         "behind; require: fail (exit 8) if it must be read.",
     ),

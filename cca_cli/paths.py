@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["cache_dir", "library_dir", "models_dir"]
+__all__ = ["cache_dir", "data_dir", "library_dir", "models_dir"]
 
 
 def cache_dir() -> Path:
@@ -17,6 +17,19 @@ def cache_dir() -> Path:
     from cca_models.paths import cache_dir as root
 
     return root()
+
+
+def data_dir() -> Path:
+    """Return the directory of what cannot be made again: CCA_HOME's, else the platform's own."""
+    import os
+
+    from cca_models.paths import private_dir
+
+    if home := os.environ.get("CCA_HOME"):
+        return private_dir(Path(home).expanduser().absolute() / "data")
+    from platformdirs import user_data_path
+
+    return private_dir(user_data_path("cca", appauthor=False))
 
 
 def library_dir() -> Path:

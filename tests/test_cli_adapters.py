@@ -65,7 +65,7 @@ def test_an_adapter_is_applied_and_named(cca: Cca, adapter: Path, book: Path) ->
     # The library keeps both apart, and says why one does not serve.
     _, out, _ = cca("ingest", book, "--group-size", "8", "--window", "64", "--json")
     reason = json.loads(out)["documents"][0]["cache"]["reason"]
-    assert reason == "read with another version or adapter of the model tiny"
+    assert reason == "read with adapter mine, not with no adapter"
     _, out, _ = cca("ingest", book, "--json")
     (plain,) = json.loads(out)["documents"]
     assert plain["model"]["adapter"] is None and plain["warnings"] == []

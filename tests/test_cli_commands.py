@@ -17,8 +17,8 @@ from tiny_checkpoint import make_tiny_checkpoint
 
 from cca_cli import ingestion
 from cca_cli.app import run
-from cca_cli.commands.count import kept_tokens, key_value_bytes
 from cca_cli.console import Console
+from cca_cli.dry_run import kept_tokens, key_value_bytes
 from cca_cli.library import Library
 from cca_cli.paths import library_dir
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from cca_cli import progress
 from cca_cli.console import Console
 from cca_cli.errors import InputError
+from cca_cli.failures import Failure
 from cca_cli.formatting import (
     format_bytes,
     format_count,
@@ -56,11 +58,46 @@ def test_strip_control(text: str, clean: str) -> None:
     assert strip_control(clean) == clean
 
 
-def test_results_are_stripped_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, expected in ((Terminal(), "ab"), (io.StringIO(), "a\x07b")):
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
+def test_results_cannot_steer_a_terminal(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the end of a pipe either: `cca docs show book.pdf --page 3 | less -R`."""
+    monkeypatch.setattr(sys, "stdout", stream)
+    console = Console()
+    for piece in ("a\x07b", "\x1b]52;c;ZXZp", "bA==\x07", "\x1b", "[2J", "\u202etxt.exe"):
+        console.write(piece)
+    assert stream.getvalue() == "abbA==[2Jtxt.exe"
+
+
+def test_form_feeds_part_pages_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, expected in ((Terminal(), "ab"), (io.StringIO(), "a\fb")):
         monkeypatch.setattr(sys, "stdout", stream)
-        Console().write("a\x07b")
+        Console().write("a\x1b[1m\fb")
         assert stream.getvalue() == expected
+
+
+def test_json_holds_every_character_and_no_live_one(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[2J\x9b2J\x7f\u2028b\u202ec\u00e9\U0001f600"
+    for mode in ("json", "jsonl"):
+        console = Console()
+        console.mode = mode  # type: ignore[assignment]
+        console.json({"answer": text})
+        console.error(Failure(code=4, message=text))
+        for out in capsys.readouterr():
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]", out)
+            assert text in str(json.loads(out).get("answer") or json.loads(out)["error"]["message"])
+            assert "\u00e9\U0001f600" in out
+
+
+def test_an_error_is_two_lines_whatever_a_file_is_called(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Console().error(Failure(code=4, message="a\ncca: error: forged", hint="ls 'a\nb'"))
+    assert capsys.readouterr().err.splitlines() == [
+        "cca: error: a cca: error: forged",
+        "hint: ls 'a b'",
+    ]
 
 
 def test_piped_listing_is_tab_separated_and_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cca_cli.completion import complete_models
 from cca_cli.console import Console
 from cca_cli.formatting import format_bytes
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL
@@ -30,7 +31,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-NameArg = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
+NameArg = Annotated[
+    str,
+    typer.Argument(metavar="NAME", autocompletion=complete_models, help="A model's name."),
+]
 
 
 @app.command("pull")
@@ -166,7 +170,12 @@ def _adapter_facts(adapter: Adapter) -> dict[str, Any]:
 def path(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A model's name; without it, their root.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_models,
+            help="A model's name; without it, their root.",
+        ),
     ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,

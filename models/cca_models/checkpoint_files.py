@@ -26,7 +26,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
     Raises:
         CheckpointError: If it is missing, damaged or incomplete.
-        UnsupportedModelError: If it does not describe a LLaMA, or one with quantised weights.
+        UnsupportedModelError: If it does not describe a LLaMA, or one with quantised weights or
+            with code of its own.
     """
     file = path / "config.json"
     try:
@@ -45,6 +46,11 @@ def read_config(path: Path) -> Mapping[str, Any]:
             f"{path}: the model is of type {kind!r}, and only 'llama' can be used",
             hint="choose a checkpoint with the LLaMA architecture",
         )
+    if own := _own_code(config):
+        raise UnsupportedModelError(
+            f"{path}: the model wants to run Python code of its own ({own}), which cca never does",
+            hint="choose a checkpoint that transformers loads without trust_remote_code",
+        )
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "?"
         raise UnsupportedModelError(
@@ -56,6 +62,15 @@ def read_config(path: Path) -> Mapping[str, Any]:
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{file}: {name} is {value!r}, not a number", hint=_AGAIN)
     return config
+
+
+def _own_code(config: Mapping[str, Any]) -> str | None:
+    """Name the code that a checkpoint brings for its model; without it, it would be another one."""
+    places = config.get("auto_map")
+    if not places:
+        return None
+    named = places.values() if isinstance(places, dict) else [places]
+    return ", ".join(sorted({str(name) for name in named}))[:100]
 
 
 def check_weights(path: Path) -> list[str]:
