@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from cca_cli import __version__
-from cca_cli.command_tree import command_tree, whole_tree
-from cca_cli.commands import config, docs, docs_keep, log, models
+from cca_cli.command_tree import command_tree, first_word, whole_tree
+from cca_cli.commands import config, docs, docs_keep, log, warm
+from cca_cli.commands import models as model_commands
 from cca_cli.commands.adapt import adapt
 from cca_cli.commands.ask import ask
 from cca_cli.commands.bench import bench
@@ -36,7 +37,9 @@ from cca_cli.usage_errors import usage_failure
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["app", "main", "run"]
+    from cca_models.engine import LanguageModel
+
+__all__ = ["app", "main", "run", "run_streams"]
 
 _EPILOG = """Exit codes:
 
@@ -100,33 +103,56 @@ app.command(name="eval")(evaluate)
 docs_keep.register(docs.app)
 app.add_typer(docs.app, name="docs")
 app.add_typer(log.app, name="log")
-app.add_typer(models.app, name="models")
+app.add_typer(model_commands.app, name="models")
 app.add_typer(config.app, name="config")
+app.add_typer(warm.app, name="warm")
 app.command()(doctor)
 
 
 def main() -> NoReturn:
-    """Run the program on the process's arguments and exit."""
+    """Run the program on the process's arguments, here or in the warm process, and exit."""
+    from cca_cli.threads import calm_threads
+    from cca_cli.warm.client import hand_over
+
+    prepare_streams()
+    calm_threads()
+    args = sys.argv[1:]
+    code = hand_over(args, first_word(args))
+    sys.exit(run_streams(args) if code is None else code)
+
+
+def run_streams(args: Sequence[str], *, models: dict[Any, LanguageModel] | None = None) -> int:
+    """Run one command line as a process of its own does: its signals, its standard streams.
+
+    Args:
+        args: The arguments after the program's name.
+        models: Models that are loaded already, by what they were asked for.
+
+    Returns:
+        The exit code; nothing is left in a buffer.
+    """
     from cca_cli.interrupts import terminate_with_exit_code
 
     terminate_with_exit_code()
     prepare_streams()
-    code = run(sys.argv[1:])
+    code = run(args, models=models)
     if not close_streams():
         code = code or ExitCode.RESOURCES
-    sys.exit(code)
+    return code
 
 
-def run(args: Sequence[str]) -> int:
+def run(args: Sequence[str], *, models: dict[Any, LanguageModel] | None = None) -> int:
     """Run one command line.
 
     Args:
         args: The arguments after the program's name.
+        models: Models that are loaded already, by what they were asked for.
 
     Returns:
         The exit code; errors have been written to stderr.
     """
     console = Console()
+    console.models = models
     _prepare_libraries()
     # Arguments that cannot be parsed must be complained of in the right form, too.
     options = list(args[: args.index("--")] if "--" in args else args)

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 import typer.main
 
-__all__ = ["command_tree", "whole_tree"]
+__all__ = ["command_tree", "first_word", "whole_tree"]
 
 # Options before the command that take a value.
 _WITH_VALUE = frozenset({"--color"})
@@ -40,7 +40,7 @@ def command_tree(app: typer.Typer, args: Sequence[str]) -> Any:
     """
     if "_CCA_COMPLETE" in os.environ:
         return whole_tree(app)
-    word = _first_word(args)
+    word = first_word(args)
     names = {info.name or _name_of(info) for info in app.registered_commands}
     names |= {info.name for info in app.registered_groups if info.name}
     part = typer.Typer(**_settings(app))
@@ -61,7 +61,7 @@ def command_tree(app: typer.Typer, args: Sequence[str]) -> Any:
     return typer.main.get_command(part)
 
 
-def _first_word(args: Sequence[str]) -> str | None:
+def first_word(args: Sequence[str]) -> str | None:
     """Return the command's name; None if there is none."""
     left = iter(args)
     for argument in left:

@@ -33,6 +33,7 @@ _ENVIRONMENT = (
     ("CCA_CONFIG", "the configuration file; /dev/null for none"),
     ("CCA_LIBRARY_SIZE", "what the library may hold, such as 20GB"),
     ("CCA_LOG", "0 keeps no log of questions"),
+    ("CCA_WARM", "off passes the process of cca warm by"),
     ("CCA_DEBUG", "1 shows tracebacks"),
     ("NO_COLOR, FORCE_COLOR", "colour never, or always; NO_COLOR wins"),
 )
