@@ -3,6 +3,8 @@
 import os
 import signal
 
+from cca_cli.threads import calm_threads
+
 # A background job of a shell ignores Ctrl-C, and so would the programs that the tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -11,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # More threads than cores make torch's short parallel loops many times slower.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+calm_threads()
 
 # Without a GPU the Triton kernels run under Triton's interpreter, which must be chosen before their
 # modules are imported. Only a test that names impl="triton" takes them then.

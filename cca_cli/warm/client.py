@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "hand_over"]
 # Those that load a model and do not talk to a terminal.
 COMMANDS = frozenset({"ask", "ingest", "summarise", "summarize"})
 _OFF = frozenset({"0", "off", "no", "false"})
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hand_over(args: Sequence[str], command: str | None) -> int | None:
@@ -56,6 +57,8 @@ def _wait(link: socket.socket, args: Sequence[str]) -> int | None:
 
     umask = os.umask(0)
     os.umask(umask)
+    before = {number: signal.getsignal(number) for number in _PASSED_ON}
+    forwarding = _Forwarding()
     try:
         request = {
             "run": list(args),
@@ -63,26 +66,57 @@ def _wait(link: socket.socket, args: Sequence[str]) -> int | None:
             "folder": os.getcwd(),
             "umask": umask,
             "environment": dict(os.environ),
-            "ignored": [n for n in _passed_on() if signal.getsignal(n) == signal.SIG_IGN],
+            "ignored": [n for n in _PASSED_ON if before[n] == signal.SIG_IGN],
         }
+        for number in _PASSED_ON:
+            signal.signal(number, forwarding)
         send(link, request, (0, 1, 2))
-        answer = receive(link)
-    except OSError:
-        return None
-    if not answer or "pid" not in answer:
-        return None
-    before = {n: signal.signal(n, _to(answer["pid"])) for n in _passed_on()}
-    try:
+        answer: Any = receive(link)
+        if not answer or "pid" not in answer:
+            return None
+        forwarding.to(answer["pid"])
         ended: Any = receive(link)
     except OSError:
+        if forwarding.pid is None:
+            return None
         ended = None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if forwarding.pid is None:
+            # Nobody took them: they are for the command that now runs here.
+            for waiting in forwarding.waiting:
+                signal.raise_signal(waiting)
     if ended is None:
         # Killed: whoever did it, the system for want of memory perhaps, left no word.
         return _killed(args)
     return int(ended["code"])
+
+
+class _Forwarding:
+    """Passes signals on to a process, those from before it was known as soon as it is.
+
+    Attributes:
+        pid: The process.
+        waiting: Signals that came before.
+    """
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.waiting: list[int] = []
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.pid is None:
+            self.waiting.append(signum)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def to(self, pid: int) -> None:
+        """Name the process."""
+        self.pid = pid
+        for number in self.waiting:
+            self(number, None)
 
 
 def _killed(args: Sequence[str]) -> int:
@@ -99,17 +133,3 @@ def _killed(args: Sequence[str]) -> int:
     )
     console.error(failure)
     return failure.code
-
-
-def _passed_on() -> tuple[signal.Signals, ...]:
-    return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _to(pid: int) -> Any:
-    """Return a handler that passes a signal on."""
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signum)
-
-    return handle

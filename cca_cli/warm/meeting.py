@@ -16,6 +16,7 @@ from typing import Any
 
 from cca_cli import __version__
 from cca_cli.paths import cache_dir
+from cca_cli.threads import SPIN
 
 __all__ = ["IDLE", "connect", "fingerprint", "receive", "receive_request", "send", "socket_path"]
 
@@ -59,7 +60,11 @@ def fingerprint() -> str:
             for name in files:
                 if name.endswith(".py"):
                     newest = max(newest, os.stat(os.path.join(folder, name)).st_mtime_ns)
-    fixed = sorted((k, v) for k, v in os.environ.items() if k.startswith(_IMPORT_TIME))
+    fixed = sorted(
+        (name, value)
+        for name, value in os.environ.items()
+        if name.startswith(_IMPORT_TIME) and name != SPIN
+    )
     about = json.dumps((__version__, newest, fixed))
     return hashlib.sha256(about.encode()).hexdigest()
 

@@ -13,9 +13,14 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cca_cli.errors import ExitCode
+from cca_cli.interrupts import terminate_with_exit_code
+from cca_cli.threads import crowded
 from cca_cli.warm.meeting import fingerprint, receive_request, send
 
 __all__ = ["main"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Server:
@@ -140,8 +145,11 @@ class _Server:
         self, link: socket.socket, listening: socket.socket, request: Any, files: list[int]
     ) -> None:
         self._ran += 1
+        # What comes before the copy knows what to do about it has to wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._children.add(pid)
             return
         listening.close()
@@ -150,6 +158,10 @@ class _Server:
         try:
             send(link, {"pid": os.getpid()})
             code = _become(request, files, self._models, self._threads)
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else ExitCode.INTERNAL
         finally:
             # os._exit, since the stack below is the server's; so what a process does at its end
             # (temporary folders, logs) is done here.
@@ -177,14 +189,17 @@ def _become(request: Any, files: list[int], models: dict[Any, Any], threads: int
     os.environ.clear()
     os.environ.update(request["environment"])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)
+    terminate_with_exit_code()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     import torch
 
-    torch.set_num_threads(threads)
+    # How its threads wait was settled when the process began; how many they are was not.
+    torch.set_num_threads(max(1, threads // 2) if crowded() else threads)
     from cca_cli.app import run_streams
 
     return run_streams(request["run"], models=models)
