@@ -33,7 +33,7 @@ MaxNewTokensOpt = Annotated[
     int, typer.Option("--max-new-tokens", min=1, max=512, help="Longest answer, in tokens.")
 ]
 TemperatureOpt = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="0 writes the likeliest answer.")
+    float, typer.Option("--temperature", min=0.0, max=100.0, help="0 writes the likeliest answer.")
 ]
 TopPOpt = Annotated[float, typer.Option("--top-p", min=0.01, max=1.0, help="Nucleus for sampling.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed for sampling.")]

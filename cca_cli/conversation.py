@@ -132,6 +132,7 @@ class Conversation:
             options=options,
             cache=self._settings.cache,
             on_plan=self._tell_plan,
+            must_keep=False,
         )
         self._spend(opened.timing_s)
         warn_of_length(self._console, self._model, name, len(opened.text.ids))
@@ -254,7 +255,7 @@ class Conversation:
         try:
             row = logged_answer(record, self._settings.kept())
             own, conversation = self._log.add(row, conversation=number)
-        except (sqlite3.Error, OSError, CLIError) as error:
+        except (sqlite3.Error, OSError, CLIError, ValueError) as error:
             self._console.warn(f"the answer is not in the log ({self._log.path}): {error}")
             self._log = None
             return None

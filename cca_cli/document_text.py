@@ -103,7 +103,7 @@ class ReadOptions:
         from cca_cli.documents.source import open_source
 
         if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):
-            detect(open_source(path), self.kind)
+            detect(open_source(path, digest=False), self.kind)
 
     def recipe(self, path: str, document: Document | None = None) -> str:
         """Name all that turns the file's bytes into text.

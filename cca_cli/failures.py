@@ -16,7 +16,13 @@ from cca_cli.errors import CLIError, ExitCode
 __all__ = ["Failure", "explain"]
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# Where a directory is to be made: no permission, or something else in its place.
+_UNUSABLE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS,
+        errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +63,7 @@ def explain(error: BaseException) -> Failure:
         row = _TABLE.get(f"{kind.__module__}.{kind.__qualname__}")
         if row is not None:
             return row(error)
-    if isinstance(error, OSError) and error.errno in _READ_ONLY and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename is not None:
         return _not_permitted(error)
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return _out_of_memory(error)

@@ -17,7 +17,7 @@ from cca_cli.console import Console
 from cca_cli.document_text import ReadOptions, absolute, canonical_pages, without_text
 from cca_cli.errors import MissingMemoryError
 from cca_cli.ingestion_job import Job
-from cca_cli.ingestion_types import OpenDocument, Plan
+from cca_cli.ingestion_types import FileChangedError, OpenDocument, Plan
 from cca_cli.library import DAMAGED, Hit, Library
 from cca_cli.library_entry import StoredText
 from cca_cli.library_files import file_sha256
@@ -55,6 +55,7 @@ def open_document(
     reserve: int = RESERVED_TOKENS,
     on_plan: Callable[[Plan], None] | None = None,
     library: Library | None = None,
+    must_keep: bool = True,
 ) -> OpenDocument:
     """Open a document with its memory, from the library or by reading it.
 
@@ -72,6 +73,8 @@ def open_document(
         reserve: Tokens that must fit after the document.
         on_plan: Called before the model reads anything; what it raises stops the work.
         library: The user's own if None.
+        must_keep: Whether it is an error if the memory cannot be stored once it is made; otherwise
+            a warning.
 
     Returns:
         The document and a memory of exactly ``text.ids``.
@@ -92,9 +95,19 @@ def open_document(
         on_plan=on_plan,
         # Where nothing is kept, not even the library's directory is made.
         library=library or Library(library_dir() if cache != "off" else Path(os.devnull)),
+        must_keep=must_keep,
     )
     if cache == "off":
         return job.read_only_now()
+    try:
+        return _open(job, cache)
+    except FileChangedError:
+        # A log grows between its digest and its reading; what was read is what counts then.
+        return _open(job, cache)
+
+
+def _open(job: Job, cache: CachePolicy) -> OpenDocument:
+    console = job.console
     wanted = job.recognise()
     reason = "to be read anew, as asked"
     if cache != "refresh":
@@ -104,7 +117,7 @@ def open_document(
         reason = found.reason
     if cache == "require":
         raise MissingMemoryError(
-            f"{job.name}: {reason}", hint=f"cca ingest {path}, or leave out --cache require"
+            f"{job.name}: {reason}", hint=f"cca ingest {job.path}, or leave out --cache require"
         )
     if reason.startswith(DAMAGED):
         console.warn(f"{job.name}: {reason}; reading it again")
@@ -152,7 +165,10 @@ def measure(
     wanted = job.recognise()
     found = job.library.lookup(wanted, path=absolute(path), settings=job.settings)
     if isinstance(found, Hit):
-        return job.stored_text(found.entry), None
+        stored = job.stored_text(found.entry)
+        if isinstance(stored, StoredText):
+            return stored, None
+        found = stored
     return job.text_read(), found.reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +18,16 @@ from cca_cli.document_text import (
     summary_line,
     tokenize,
 )
-from cca_cli.errors import InputError
+from cca_cli.failures import explain
 from cca_cli.formatting import format_duration
 from cca_cli.ingestion_checkpoints import Checkpoints
 from cca_cli.ingestion_growth import MARGIN_TOKENS, Grown, find_grown, memory_of
-from cca_cli.ingestion_types import OpenDocument, Plan
+from cca_cli.ingestion_types import FileChangedError, OpenDocument, Plan
 from cca_cli.interrupts import deferred_interrupts
 from cca_cli.library import DAMAGED, Library, Miss
 from cca_cli.library_draft import Draft
 from cca_cli.library_entry import Entry, Fingerprint, Settings, StoredText
+from cca_cli.library_files import UNREADABLE
 from cca_cli.library_locks import Lease
 from cca_cli.library_space import make_room, size_cap, told_of
 from cca_cli.limits import check_length, expect_disk
@@ -50,6 +51,7 @@ class Job:
     reserve: int
     on_plan: Callable[[Plan], None] | None
     library: Library
+    must_keep: bool = True
     text: StoredText | None = None
     timing_s: dict[str, float] = field(default_factory=dict)
 
@@ -73,10 +75,11 @@ class Job:
     def recognise(self) -> Fingerprint:
         """Find out what the document is, by reading it only where there is no other way."""
         # Standard input cannot be read twice; a file that cannot be read gets the reader's words.
-        if not (os.path.isfile(self.path) and os.access(self.path, os.R_OK)):
-            self._read()
-        document = self.text.document if self.text is not None else None
-        return fingerprint_of(self.path, document, self.model, self.prefix_ids, self.options)
+        if self.text is None and os.path.isfile(self.path) and os.access(self.path, os.R_OK):
+            with suppress(OSError):
+                return fingerprint_of(self.path, None, self.model, self.prefix_ids, self.options)
+        text = self.text or self._read()
+        return fingerprint_of(self.path, text.document, self.model, self.prefix_ids, self.options)
 
     def look_up(self, wanted: Fingerprint) -> OpenDocument | Miss:
         """Open the library's entry, or say why there is none to use."""
@@ -87,6 +90,8 @@ class Job:
         try:
             with self._timed("cache_load"):
                 text = self.stored_text(found.entry)
+                if isinstance(text, Miss):
+                    return text
                 memory = _load_memory(found.entry.memory_path, self.model)
         except FileNotFoundError:
             return Miss("it was removed from the library at this moment")
@@ -99,9 +104,15 @@ class Job:
         self.console.detail(f"{summary_line(text)}; from the library")
         return self._opened(text, memory, reason=None, entry=found.entry, lease=lease)
 
-    def stored_text(self, entry: Entry) -> StoredText:
+    def stored_text(self, entry: Entry) -> StoredText | Miss:
         """Read an entry's text, under the name that the file has now."""
-        text = entry.read_text()
+        try:
+            text = entry.read_text()
+            agree = text.prefix_tokens + sum(text.page_tokens) == len(text.ids)
+        except UNREADABLE:
+            return Miss(f"{DAMAGED}: its text or tokens cannot be read")
+        if not agree:
+            return Miss(f"{DAMAGED}: pages and tokens do not agree")
         self.options.require_text(text.document)
         named = replace(text.document, name=self.name, path=absolute(self.path))
         return replace(text, document=named)
@@ -146,18 +157,39 @@ class Job:
             with deferred_interrupts(self._tell_stop) as stop:
                 keep = Checkpoints(draft, text, memory, stop, self.console)
                 before = self._prefill(text, memory, on_chunk=keep.on_chunk)
-                with self._timed("save"), self.console.progress(self.name) as progress:
-                    progress("save", 0, 0)
-                    entry = draft.finish(text, memory, target, before=before)
+                entry = self._kept(draft, text, memory, target, before)
                 if stop:
-                    self.console.note(f"{self.name}: read to the end and stored")
+                    if entry is not None:
+                        self.console.note(f"{self.name}: read to the end and stored")
                     stop.leave()
         except BaseException:
             draft.discard_if_useless()
             raise
+        if entry is None:
+            return self._opened(text, memory, reason=reason, entry=None)
         lease = self.library.use(wanted)
         self._tidy(cap, entry, grown)
         return self._opened(text, memory, reason=reason, entry=entry, lease=lease)
+
+    def _kept(
+        self, draft: Draft, text: StoredText, memory: Memory, target: Path, before: Memory | None
+    ) -> Entry | None:
+        """Store what was read; None where there is no room for it, and that is no failure."""
+        try:
+            with self._timed("save"), self.console.progress(self.name) as progress:
+                progress("save", 0, 0)
+                return draft.finish(text, memory, target, before=before)
+        except OSError as error:
+            if self.must_keep:
+                raise
+            # The reading took minutes, and what was asked can be answered from it.
+            self.console.warn(
+                f"{self.name}: not kept in the library ({explain(error).message}); "
+                "the next question reads it again"
+            )
+        with suppress(OSError):
+            draft.discard_if_useless()
+        return None
 
     def _prefill(
         self, text: StoredText, memory: Memory, *, on_chunk: Callable[[int], None]
@@ -196,7 +228,8 @@ class Job:
     ) -> tuple[Grown, Memory] | tuple[None, None]:
         """Take over the memory of an earlier, shorter version of the document."""
         grown = find_grown(self.library, wanted, absolute(self.path), text)
-        if grown is None or grown.entry.damage() is not None:
+        # What is damaged here would live on in the new entry, whose digests fit it.
+        if grown is None or grown.entry.damage(thorough=True) is not None:
             return None, None
         memory = _load_memory(grown.entry.memory_path, self.model)
         if isinstance(memory, str):
@@ -229,10 +262,7 @@ class Job:
             self.text = draft.read_text()
         text = self._announced_text()
         if text.document.sha256 != wanted.document_sha256:
-            raise InputError(
-                f"{self.name}: the file changed while it was being read",
-                hint="run the same command again",
-            )
+            raise FileChangedError(self.name)
         return text
 
     def _resumed(self, draft: Draft, text: StoredText) -> Memory | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cca_cli.errors import InputError
 from cca_cli.library_entry import Entry, StoredText
 from cca_cli.library_locks import Lease
 
@@ -13,7 +14,16 @@ if TYPE_CHECKING:
     from cca_models.documents import Document
     from cca_models.memory import Memory
 
-__all__ = ["OpenDocument", "Plan"]
+__all__ = ["FileChangedError", "OpenDocument", "Plan"]
+
+
+class FileChangedError(InputError):
+    """A file that holds something else than it did a moment ago."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name}: the file changed while it was being read", hint="run the same command again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,12 @@ from types import FrameType
 
 from cca_cli.errors import ExitCode
 
-__all__ = ["StopRequest", "deferred_interrupts", "terminate_with_exit_code"]
+__all__ = [
+    "StopRequest",
+    "deferred_interrupts",
+    "heard_interrupts",
+    "terminate_with_exit_code",
+]
 
 
 class StopRequest:
@@ -67,6 +72,35 @@ def deferred_interrupts(on_request: Callable[[], None]) -> Iterator[StopRequest]
     before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def heard_interrupts() -> Iterator[None]:
+    """Let no Ctrl-C or SIGTERM get lost in the body: raise it again at the end, if need be.
+
+    Importing torch is partly C, which drops what is raised while it looks for optional packages.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        request.record(signum)
+        request.leave()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ignored, or left to the system: that stays so.
+        if callable(signal.getsignal(number)):
+            before[number] = signal.signal(number, handle)
+    try:
+        yield
+        if request:
+            request.leave()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,6 +22,7 @@ from cca_cli.errors import InputError, MissingMemoryError
 from cca_cli.library_draft import Draft
 from cca_cli.library_entry import Entry, Fingerprint, Settings, entry_row
 from cca_cli.library_files import (
+    UNREADABLE,
     disk_bytes,
     make_private_dir,
     remove_tree,
@@ -182,7 +183,9 @@ class Library:
             found = entry.fingerprint
             same = (found.document_sha256, found.reading, found.pages) == (sha256, reading, pages)
             if same and entry.damage() is None:
-                return entry.read_document()
+                # What cannot be read here is read from the file.
+                with suppress(OSError, *UNREADABLE):
+                    return entry.read_document()
         return None
 
     def remains(self, query: str) -> list[Path]:

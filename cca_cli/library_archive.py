@@ -25,16 +25,31 @@ from cca_cli.formatting import format_bytes
 from cca_cli.library import Library
 from cca_cli.library_check import thorough_damage
 from cca_cli.library_draft import Draft
-from cca_cli.library_entry import MANIFEST, MARGIN, MEMORY, TEXT, TOKENS, Entry
-from cca_cli.library_files import encode_json, make_private_dir, remove_tree, tag_cache, write_with
+from cca_cli.library_entry import FILES, MANIFEST, NEEDED, Entry
+from cca_cli.library_files import (
+    UNREADABLE,
+    encode_json,
+    make_private_dir,
+    remove_tree,
+    tag_cache,
+    write_with,
+)
 from cca_cli.library_manifest import seal
 
 __all__ = ["Imported", "export_entries", "import_entries"]
 
-_FILES = frozenset({TEXT, TOKENS, MEMORY, MARGIN})
-_NEEDED = frozenset({TEXT, TOKENS, MEMORY})
 _MEMBER = re.compile(r"([0-9a-f]{64})/([a-z]+\.[a-z]+)")
 _MAX_MANIFEST = 64 * 1024**2
+_MAX_HEADER = 64 * 1024
+_EXTRA_HEADERS = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
 _BLOCK = 1024**2
 
 
@@ -115,7 +130,7 @@ def import_entries(
     """
     found = False
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
             members = iter(archive)
             for member in members:
                 found = True
@@ -129,6 +144,17 @@ def import_entries(
         raise _bad(name, "it is empty")
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose extra headers, which are read into memory, are short ones."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # The one place at which a subclass may step in, says tarfile's source.
+        if self.type in _EXTRA_HEADERS and self.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {format_bytes(self.size)}")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
 def _bad(name: str, why: str) -> InputError:
     return InputError(f"{name}: not what cca docs export writes: {why}", hint="export it again")
 
@@ -136,7 +162,7 @@ def _bad(name: str, why: str) -> InputError:
 def _checked(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
     """Return key and file name of a member."""
     fitting = _MEMBER.fullmatch(member.name)
-    if fitting is None or fitting[2] not in _FILES | {MANIFEST}:
+    if fitting is None or fitting[2] not in FILES | {MANIFEST}:
         raise _bad(name, f"it holds {member.name[:80]!r}")
     if not member.isreg() or member.issparse():
         raise _bad(name, f"{member.name} is not a plain file")
@@ -206,10 +232,12 @@ def _expected(entry: Entry, key: str, name: str) -> dict[str, Any]:
     try:
         files = dict(entry.manifest["files"])
         fits = entry.key == entry.fingerprint.key == key
-        fits = fits and _NEEDED <= set(files) <= _FILES
+        fits = fits and NEEDED <= set(files) <= FILES
         fits = fits and all(int(r["bytes"]) >= 0 and len(r["sha256"]) == 64 for r in files.values())
-        fits = fits and isinstance(entry.manifest["document"]["name"], str)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        document = entry.manifest["document"]
+        # A path would stand for a file of this machine, which the sender has not read.
+        fits = fits and isinstance(document["name"], str) and document["path"] == document["name"]
+    except UNREADABLE as error:
         raise _bad(name, "its manifest lacks a part") from error
     if not fits:
         raise _bad(name, "its manifest does not agree with itself")

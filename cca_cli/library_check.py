@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cca_cli.library import Library
 from cca_cli.library_entry import Entry
+from cca_cli.library_files import UNREADABLE
 from cca_cli.library_manifest import SEAL, seal_of
 
 __all__ = ["Finding", "check", "content_damage", "thorough_damage"]
@@ -73,7 +74,7 @@ def content_damage(entry: Entry) -> str | None:
     """Check that manifest, pages and tokens of an entry agree; None if they do."""
     try:
         text = entry.read_text()
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         return f"its text or tokens cannot be read ({type(error).__name__})"
     if text.ids.ndim != 1 or text.ids.dtype.name != "uint32":
         return "tokens.npy holds no token ids"

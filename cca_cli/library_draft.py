@@ -27,6 +27,7 @@ from cca_cli.library_entry import (
     StoredText,
 )
 from cca_cli.library_files import (
+    UNREADABLE,
     encode_json,
     file_sha256,
     make_private_dir,
@@ -96,22 +97,25 @@ class Draft:
             with open(self.path / TEXT, encoding="utf-8") as stream:
                 pages = [json.loads(line) for line in stream]
             ids: npt.NDArray[Any] = np.load(self.path / TOKENS, allow_pickle=False)
-        except (OSError, ValueError):
+            return StoredText(
+                document=document_from(state["document"], pages),
+                ids=ids,
+                prefix_tokens=state["prefix_tokens"],
+                page_tokens=tuple(page["tokens"] for page in pages),
+            )
+        except (OSError, *UNREADABLE):
             return None
-        return StoredText(
-            document=document_from(state["document"], pages),
-            ids=ids,
-            prefix_tokens=state["prefix_tokens"],
-            page_tokens=tuple(page["tokens"] for page in pages),
-        )
 
     def saved_memory(self) -> tuple[Path, int] | None:
         """Return the last saved memory and the tokens it has read, or None."""
         state = self._state()
-        if state is None or not state["done"]:
+        try:
+            if state is None or not state["done"]:
+                return None
+            path, done = self.path / str(state["memory"]), int(state["done"])
+        except UNREADABLE:
             return None
-        path = self.path / state["memory"]
-        return (path, state["done"]) if path.is_file() else None
+        return (path, done) if path.is_file() else None
 
     @property
     def saved_bytes(self) -> int:

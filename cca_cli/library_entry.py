@@ -18,7 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cca_cli.library_files import check_safetensors, file_sha256, read_json
+from cca_cli.errors import MissingMemoryError
+from cca_cli.library_files import (
+    UNREADABLE,
+    at_once,
+    check_safetensors,
+    file_sha256,
+    read_json,
+)
 from cca_cli.library_manifest import document_from
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ TEXT = "text.jsonl"
 TOKENS = "tokens.npy"
 MEMORY = "memory.safetensors"
 MARGIN = "margin.safetensors"
+NEEDED = frozenset({TEXT, TOKENS, MEMORY})
+FILES = NEEDED | {MARGIN}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +107,7 @@ class Fingerprint:
 
 _FINGERPRINT = frozenset(field.name for field in fields(Fingerprint))
 _SETTINGS = frozenset(field.name for field in fields(Settings))
+_PAGE = frozenset({"number", "label", "tokens", "text"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +156,7 @@ class Entry:
             return None
         try:
             _facts(manifest)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except UNREADABLE:
             return None
         return cls(path, manifest)
 
@@ -178,7 +188,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes on disk, by the manifest."""
-        return sum(int(record["bytes"]) for record in self.manifest["files"].values())
+        return sum(record["bytes"] for record in self.manifest["files"].values())
 
     @property
     def last_used(self) -> datetime:
@@ -211,28 +221,52 @@ class Entry:
         Returns:
             What is wrong, or None.
         """
+        names = self.manifest["files"].keys()
+        if not NEEDED <= names <= FILES:
+            return "manifest.json names other files than an entry has"
         for name, record in self.manifest["files"].items():
             path = self.path / name
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != record["bytes"]:
                 return f"{name} has {path.stat().st_size:,} bytes instead of {record['bytes']:,}"
-            if thorough and file_sha256(path) != record["sha256"]:
+            if thorough and file_sha256(path) != record.get("sha256"):
                 return f"{name} is not what was written"
         return check_safetensors(self.memory_path)
 
     def pages(self) -> Iterator[dict[str, Any]]:
         """Read the stored pages: number, label, tokens, text."""
-        with open(self.path / TEXT, encoding="utf-8") as stream:
+        with open(self.path / TEXT, encoding="utf-8", opener=at_once) as stream:
             for line in stream:
                 yield json.loads(line)
+
+    def pages_to_show(self) -> list[dict[str, Any]]:
+        """Read the stored pages for somebody who asked for them.
+
+        Raises:
+            MissingMemoryError: If they cannot be read.
+        """
+        try:
+            found = list(self.pages())
+            if all(page.keys() >= _PAGE for page in found) and (self.path / TEXT).is_file():
+                return found
+        except (OSError, *UNREADABLE):
+            pass
+        raise MissingMemoryError(
+            f"{self.manifest['document']['name']}: entry is damaged: {TEXT} cannot be read",
+            hint=f"cca docs rm {self.key[:12]}, then read it again",
+        )
 
     def read_document(self) -> Document:
         """Read the stored document without its tokens."""
         return document_from(self.manifest["document"], list(self.pages()))
 
     def read_text(self) -> StoredText:
-        """Read the stored document with its tokens."""
+        """Read the stored document with its tokens.
+
+        Raises:
+            OSError, UNREADABLE: If the files hold something else than what was written.
+        """
         import numpy as np
 
         pages = list(self.pages())
@@ -247,10 +281,10 @@ class Entry:
 def entry_row(path: Path) -> dict[str, Any] | None:
     """Return `Entry.summary` of the entry in a directory, read once; None as `Entry.open`."""
     try:
-        with open(os.path.join(path, MANIFEST), "rb") as stream:
+        with open(os.path.join(path, MANIFEST), "rb", opener=at_once) as stream:
             used = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
             facts = _facts(json.loads(stream.read()))
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+    except (OSError, *UNREADABLE):
         return None
     return {**facts, "last_used": used.isoformat(timespec="seconds")}
 
@@ -261,6 +295,10 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     fingerprint = manifest["fingerprint"]
     if not (fingerprint.keys() >= _FINGERPRINT and settings.keys() <= _SETTINGS):
         raise KeyError("fingerprint or settings")
+    texts = (document["name"], document["path"], manifest["created"])
+    lists = (document["outline"], document["warnings"])
+    if not all(isinstance(t, str) for t in texts) or not all(isinstance(i, list) for i in lists):
+        raise TypeError("document")
     return {
         "key": str(manifest["key"]),
         "name": document["name"],
@@ -274,7 +312,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "window": settings["window"],
         "dtype": settings["dtype"],
         "adapter": settings.get("adapter"),
-        "bytes": sum(int(record["bytes"]) for record in manifest["files"].values()),
+        "bytes": int(sum(record["bytes"] for record in manifest["files"].values())),
         "created": manifest["created"],
         "state": "ready",
     }

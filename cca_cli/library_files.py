@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "UNREADABLE",
+    "at_once",
     "check_safetensors",
     "disk_bytes",
     "encode_json",
@@ -29,15 +31,23 @@ __all__ = [
     "write_with",
 ]
 
+UNREADABLE = (
+    AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
+)  # fmt: skip
+"""What reading raises where a file holds something else than what was written."""
+
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This directory holds memories of documents, made by cca. They can be made again.
 """
 
 
 def make_private_dir(path: Path) -> None:
-    """Make a directory that only the user may enter; one that is there already is closed, too."""
+    """Make a directory that only the user may enter; one that is there already is closed, too.
+
+    Where a link leads is left as it is: it may be anything, and serve others.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o077 and not path.is_symlink():
         # An umask cannot open what mkdir closed, but a copy or an earlier program can.
         with suppress(PermissionError):
             path.chmod(0o700)
@@ -101,9 +111,15 @@ def encode_json(text: str) -> bytes:
 def read_json(path: Path) -> Any:
     """Read a JSON file, or return None if it is missing or not JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        with open(path, "rb", opener=at_once) as stream:
+            return json.loads(stream.read())
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for anybody, should it be a pipe; an opener for `open`."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sync_dir(path: Path) -> None:
@@ -165,7 +181,7 @@ def check_safetensors(path: Path) -> str | None:
             (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"),
             default=0,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, *UNREADABLE, struct.error):
         return f"{path.name} has no readable header"
     if 8 + length + end != size:
         return f"{path.name} is cut short"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cca_cli.library_draft import STATE
-from cca_cli.library_files import disk_bytes, read_json
+from cca_cli.library_files import UNREADABLE, disk_bytes, read_json
 
 __all__ = ["broken_row", "draft_row"]
 
@@ -34,7 +34,7 @@ def draft_row(path: Path) -> dict[str, Any] | None:
             "state": f"unfinished, {100 * done // max(tokens, 1)} %",
             "done": done,
         }
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, *UNREADABLE):
         return None
 
 

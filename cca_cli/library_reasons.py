@@ -49,7 +49,7 @@ def _difference(entry: Entry, wanted: Fingerprint, settings: Settings) -> str:
     if found.pages != wanted.pages:
         return f"read with other pages: {found.pages}"
     if found.reading != wanted.reading:
-        return f"read with another reader version: {found.reading}"
+        return f"read with another reader version: {_other(found.reading, wanted.reading)}"
     if found.tokenizer != wanted.tokenizer:
         return "read with another tokenizer"
     if found.model != wanted.model:
@@ -62,6 +62,12 @@ def _difference(entry: Entry, wanted: Fingerprint, settings: Settings) -> str:
     version = entry.manifest.get("made_by")
     by = f"cca {version}" if version else "another version of cca"
     return f"read by {by} (library format {found.format_version})"
+
+
+def _other(found: str, wanted: str) -> str:
+    """Name the parts of a recipe that another lacks; all of it if it has only fewer."""
+    parts = [part for part in found.split(", ") if part not in wanted.split(", ")]
+    return ", ".join(parts) or found
 
 
 def _adapter(settings: Settings) -> str:

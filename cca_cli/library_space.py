@@ -37,6 +37,7 @@ __all__ = [
 VARIABLE = "CCA_LIBRARY_SIZE"
 DEFAULT_CAP = 20 * 1024**3
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_LONGEST = 40
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -97,10 +98,10 @@ def parse_size(text: str, *, name: str) -> int | None:
     """
     if text.strip().lower() in ("none", "off", "unlimited"):
         return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    found = _SIZE.fullmatch(text.strip()[:_LONGEST])
+    if found is None or len(text) > _LONGEST:
         raise UsageError(
-            f"{name}: expected a size such as 20GB, 500MB or none, got {text!r}",
+            f"{name}: expected a size such as 20GB, 500MB or none, got {text[:_LONGEST]!r}",
             hint=f"{name} 20GB is what the library may take at most",
         )
     return int(float(found[1]) * _UNITS[found[2].lower()])

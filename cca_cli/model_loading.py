@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cca_cli.console import Console
+from cca_cli.interrupts import heard_interrupts
 
 if TYPE_CHECKING:
     from cca_models.checkpoints import Checkpoint
@@ -29,6 +30,7 @@ DEFAULT_GROUP_SIZE = 16
 DEFAULT_WINDOW = 1024
 
 
+@heard_interrupts()
 def open_model(
     console: Console,
     name: str,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -112,6 +113,13 @@ class QuestionLog:
         for name in _JSON:
             if row.get(name) is not None:
                 row[name] = json.dumps(row[name], ensure_ascii=False)
+        # A name or an argument that is not UTF-8 holds what SQLite does not take.
+        row = {
+            name: value.encode("utf-8", "backslashreplace").decode()
+            if isinstance(value, str)
+            else value
+            for name, value in row.items()
+        }
         row["conversation"] = conversation if conversation is not None else -1
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
@@ -139,6 +147,9 @@ class QuestionLog:
             search: Text that question, answer or a document's name or path must hold.
             conversation: Only these.
             number: Only the answer with this id.
+
+        Raises:
+            InputError: If the file is locked, or damaged.
         """
         if not self.path.exists():
             return []
@@ -153,9 +164,9 @@ class QuestionLog:
                 where.append(f"{name} = ?")
                 values.append(str(value))
         query = f"SELECT * FROM answers WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
-        with self._open() as base:
+        with self._explained(), self._open() as base:
             found = base.execute(query, (*values, -1 if limit is None else limit)).fetchall()
-        return [_row(row) for row in found]
+            return [_row(row) for row in found]
 
     def last_conversation(self) -> list[dict[str, Any]]:
         """Return the answers of the latest conversation, earliest first; failed ones left out.
@@ -188,9 +199,16 @@ class QuestionLog:
 
         Returns:
             How many were removed.
+
+        Raises:
+            InputError: If the file is locked, or damaged.
         """
         if not self.path.exists():
             return 0
+        with self._explained():
+            return self._remove(numbers, older_than_days, everything)
+
+    def _remove(self, numbers: Sequence[int], older_than_days: int | None, everything: bool) -> int:
         gone = 0
         with self._open() as base:
             base.execute("PRAGMA secure_delete = ON")
@@ -208,6 +226,20 @@ class QuestionLog:
             base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             base.execute("VACUUM")
         return gone
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in words what SQLite finds wrong with the file."""
+        import sqlite3
+
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            if "locked" in str(error):
+                hint = "another program holds it; try again when that is done"
+            else:
+                hint = f"begin a new one: mv {shlex.quote(str(self.path))} damaged.sqlite3"
+            raise InputError(f"{self.path}: the log cannot be read: {error}", hint=hint) from error
 
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:

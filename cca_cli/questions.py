@@ -78,9 +78,10 @@ def _from_file(file: Path, *, first: int) -> list[Question]:
         # Not splitlines: a JSON string may hold U+2028 and the like.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        reason = getattr(error, "strerror", None) or "Not UTF-8 text"
         raise InputError(
-            f"{file}: {reason}", hint="--questions takes one question a line, or JSON Lines"
+            f"{file}: {reason[0].lower()}{reason[1:]}",
+            hint="--questions takes one question a line, or JSON Lines",
         ) from error
     asked = list(_questions(lines, str(file), first))
     for question in asked:

@@ -208,7 +208,8 @@ def test_continue(ask: Ask, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_continue_says_that_a_document_changed(ask: Ask, shelf: Path) -> None:
     ask("may.md", QUESTION)
-    assert "has changed" not in ask("-c", "And then?")[2]
+    err = ask("-c", "And then?")[2]
+    assert "has changed" not in err and "following on about may.md" in err
     (shelf / "may.md").write_text("# May\n\nAnother lamp.\n")
     assert "may.md has changed since the conversation began" in ask("-c", "And then?")[2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -252,3 +253,17 @@ def test_long_tables_are_aligned() -> None:
         "name    n\na       1\n日本   22\ne\u0301     333\n"
     )
     assert MANY_ROWS > 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_export_without_room_names_where_it_goes(
+    cca: Cca, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        code, _, err = cca("docs", "export", "old.txt", "-o", "-")
+        monkeypatch.undo()
+        # What is left in its buffer can be written nowhere.
+        with contextlib.suppress(OSError):
+            out.close()
+    assert code == 7 and "standard output: cannot be written: no space left" in err

@@ -240,3 +240,50 @@ def test_conversations(home: Path) -> None:
     log.add(row("Failed?", error={"code": 5}), conversation=talk)
     log.add(row("Second?"), conversation=talk)
     assert [r["question"] for r in log.last_conversation()] == ["First?", "Second?"]
+
+
+def test_names_and_questions_that_are_no_utf8(home: Path) -> None:
+    """Arguments are bytes; those that are no UTF-8 reach Python as lone surrogates."""
+    log = QuestionLog()
+    document = {"name": "a\udcff.md", "path": "/b/a\udcff.md", "sha256": "0"}
+    log.add(row("Who\udcfe?", documents=[document]), conversation=None)
+    (found,) = log.rows()
+    assert found["documents"] == [document] and found["question"] == "Who\\udcfe?"
+
+
+def lock(base: sqlite3.Connection) -> None:
+    """Keep everybody else out."""
+    base.execute("PRAGMA journal_mode = DELETE")
+    base.execute("BEGIN EXCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    ["no database", "a directory", "no table", "no JSON", "locked"],
+)
+def test_a_log_that_cannot_be_read_is_named(
+    cca: Cca, home: Path, monkeypatch: pytest.MonkeyPatch, break_it: str
+) -> None:
+    log = QuestionLog()
+    log.add(row(), conversation=None)
+    base = sqlite3.connect(log.path, isolation_level=None)
+    if break_it == "no table":
+        base.execute("DROP TABLE answers")
+    elif break_it == "no JSON":
+        base.execute("UPDATE answers SET documents = '{'")
+    elif break_it == "locked":
+        connect = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0}))
+        lock(base)
+    else:
+        base.close()
+        log.path.unlink()
+        for side in log.path.parent.glob("*.sqlite3-*"):
+            side.unlink()
+        log.path.mkdir() if break_it == "a directory" else log.path.write_bytes(b"x" * 4096)
+    for args in (["log"], ["log", "show", "1"], ["ask", "-c", "And?"]):
+        code, out, err = cca(*args, "--json")
+        assert (code, out) == (4, ""), args
+        error = json.loads(err.splitlines()[-1])["error"]
+        assert "the log cannot be read" in error["message"] and error["hint"]
+    base.close()

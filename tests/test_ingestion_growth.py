@@ -311,3 +311,18 @@ def test_a_fake_memory_rewinds_like_a_real_one(tmp_path: Path) -> None:
     before = FakeMemory(100, seen=10)
     memory.save_margin(tmp_path / "m", before)
     assert memory.rewound(tmp_path / "m", 12, fake()).digest == digest_of(range(12))
+
+
+@pytest.mark.parametrize("file", ["memory.safetensors", "margin.safetensors", "text.jsonl"])
+def test_damage_is_not_read_on_from(log: Path, file: str) -> None:
+    """A flipped bit would live on in an entry whose digests fit it."""
+    first = opened(log, fake())
+    assert first.entry is not None
+    path = first.entry.path / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    log.write_text(lines(0, 110))
+    model = fake()
+    second = opened(log, model)
+    assert sum(model.prefilled) == len(second.text.ids), "all of it is read anew"

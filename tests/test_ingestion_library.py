@@ -230,3 +230,61 @@ def test_another_adapter_is_named(shelf: Path) -> None:
     ):
         reason = opened(shelf / "a.txt", FakeModel(adapter=adapter, weights=weights)).reason
         assert reason is not None and words in reason
+
+
+def full(self: FakeMemory, path: Path) -> None:
+    """Save half of a memory on a disk that is full then."""
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device", str(path))
+
+
+def test_what_finds_no_room_is_answered_from_all_the_same(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeMemory, "save", full)
+        result = opened(shelf / "a.txt", must_keep=False)
+    assert result.entry is None and result.lease is None and not result.hit
+    assert result.cache_json()["entry"] is None
+    assert "a.txt: not kept in the library (disk full" in capsys.readouterr().err
+    assert Library(library_dir()).directories() == [] and names() == []
+    assert opened(shelf / "a.txt").entry is not None
+
+
+def test_what_is_read_to_be_kept_must_be(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeMemory, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        opened(shelf / "a.txt")
+
+
+def test_a_log_that_grows_between_digest_and_reading(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shelf / "a.txt"
+    read = ReadOptions.read
+
+    def after_a_line(self: ReadOptions, name: str) -> Any:
+        with path.open("a") as stream:
+            stream.write("one line more\n")
+        return read(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReadOptions, "read", after_a_line)
+        model = FakeModel()
+        result = opened(path, model)
+    assert result.document.pages[-1].text.endswith("one line more")
+    assert sum(model.prefilled) == len(result.text.ids)
+    assert opened(path).hit
+
+
+@pytest.mark.parametrize("file", ["text.jsonl", "tokens.npy"])
+def test_text_that_cannot_be_read_is_read_again(
+    shelf: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    first = opened(shelf / "a.txt")
+    assert first.entry is not None
+    path = first.entry.path / file
+    path.write_bytes(b"\x80" * path.stat().st_size)
+    again = opened(shelf / "a.txt")
+    assert not again.hit and again.reason is not None and "entry is damaged" in again.reason
+    assert again.document == first.document and opened(shelf / "a.txt").hit

@@ -93,6 +93,11 @@ def test_files_are_private_and_the_root_is_tagged(library: Library) -> None:
         ({"model": "x"}, {"adapter": "mine"}, "read with no adapter, not with adapter mine"),
         ({"pages": "1-3"}, {}, "read with other pages: all"),
         ({"reading": "x"}, {}, f"read with another reader version: {WANTED.reading}"),
+        (
+            {"reading": f"x 2, {WANTED.reading}"},
+            {},
+            f"read with another reader version: {WANTED.reading}",
+        ),
         ({"tokenizer": "x"}, {}, "read with another tokenizer"),
         ({"prefix_sha256": "x"}, {}, "read under another prompt"),
         ({"format_version": 0}, {}, "read by cca 0.1.0 (library format 1)"),

@@ -236,3 +236,49 @@ def test_a_disk_without_room_is_told_before(
     with pytest.raises(ResourceError, match="5 bytes are free"):
         imported(exported(library), elsewhere)
     assert elsewhere.directories() == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_as_long_as_the_memory_is_not_read(elsewhere: Library, kind: bytes) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, 1 << 40
+    stream = Endless(member.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InputError, match=r"not what cca docs export writes: a header of 1\.0 TiB"):
+        list(import_entries(stream, elsewhere, name="it.cca", on_wait=lambda pid: None))
+    assert stream.given < 1 << 20
+
+
+class Endless(io.RawIOBase):
+    """A stream with zeros behind its beginning."""
+
+    def __init__(self, begin: bytes) -> None:
+        self.left, self.given = begin, 0
+
+    def read(self, size: int = -1) -> bytes:
+        self.given += size
+        assert self.given < 1 << 24, "it is read into memory"
+        part, self.left = self.left[:size], self.left[size:]
+        return part.ljust(size, b"\0")
+
+
+def test_no_entry_stands_for_a_file_of_this_machine(library: Library, elsewhere: Library) -> None:
+    def claim(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        manifest = json.loads(members[0][1])
+        manifest["document"]["path"] = "/home/me/notes.txt"
+        members[0] = (members[0][0], json.dumps(seal(manifest)).encode())
+
+    with pytest.raises(InputError, match="does not agree with itself"):
+        imported(changed(exported(library, WANTED.key), claim), elsewhere)
+    assert elsewhere.directories() == []
+
+
+@pytest.mark.parametrize("size", [float("inf"), "many", 10**30, -1])
+def test_a_size_that_is_none(library: Library, elsewhere: Library, size: Any) -> None:
+    def claim(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        manifest = json.loads(members[0][1])
+        manifest["files"]["text.jsonl"]["bytes"] = size
+        members[0] = (members[0][0], json.dumps(seal(manifest)).encode())
+
+    with pytest.raises((InputError, ResourceError)):
+        imported(changed(exported(library, WANTED.key), claim), elsewhere)
+    assert elsewhere.directories() == []

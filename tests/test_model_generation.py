@@ -100,6 +100,21 @@ def test_samples_are_those_of_the_seed(model: LanguageModel) -> None:
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
+def test_the_coldest_writes_the_likeliest(tokenizer: Tokenizer) -> None:
+    model = Script(tokenizer, logits=[0.0, 1.0, 0.5])
+    cold = write(model, temperature=1e-320, max_new_tokens=3)
+    cold.text()
+    assert cold.tokens == [11, 11, 11]
+
+
+@pytest.mark.parametrize("seed", [10**30, -(10**30), 2**64 - 1, -1])
+def test_any_number_is_a_seed(model: LanguageModel, seed: int) -> None:
+    memory = model.new_memory(100)
+    generation = model.generate(memory, [5], max_new_tokens=2, temperature=1.0, seed=seed)
+    generation.text()
+    assert generation.tokens
+
+
 @pytest.mark.parametrize(
     ("top_p", "kept"), [(1.0, 4), (0.96, 4), (0.94, 3), (0.7, 2), (0.5, 1), (0.01, 1)]
 )
@@ -204,7 +219,14 @@ def test_nothing_is_read_that_is_not_needed(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.9}],
+    [
+        {"temperature": -0.1},
+        {"temperature": math.inf},
+        {"temperature": math.nan},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"repetition_penalty": 0.9},
+    ],
     ids=str,
 )
 def test_settings_out_of_range(model: LanguageModel, options: dict[str, float]) -> None:

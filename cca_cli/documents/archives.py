@@ -103,7 +103,7 @@ def open_archive(source: Source) -> Iterator[Archive]:
     Raises:
         InputError: If it is damaged, or has too many members.
     """
-    with source.open() as stream:
+    with source.opened() as stream:
         _check_directory(source, stream)
         try:
             archive = zipfile.ZipFile(stream)

@@ -69,7 +69,7 @@ def find_headings(lines: Sequence[str]) -> list[Heading]:
     """Return the chapter headings of a book, in order; empty if it seems to have none."""
     found: list[_Found] = []
     for at, line in enumerate(lines):
-        if at and lines[at - 1].strip():
+        if not line or (at and lines[at - 1].strip()):
             continue
         text = _MARKUP.sub("", line)
         rank = _rank(text)
@@ -95,6 +95,8 @@ def find_headings(lines: Sequence[str]) -> list[Heading]:
 
 def _without_contents(lines: Sequence[str], found: Sequence[_Found]) -> list[_Found]:
     """Return the headings less those that no text follows before the next of their rank."""
+    if not found:
+        return []
     plain = [len(line.strip()) for line in lines]
     for heading in found:
         plain[heading.start : heading.end] = [0] * (heading.end - heading.start)

@@ -3,10 +3,11 @@
 Page.text is what the model reads and what quotes are checked against, so this happens once,
 before both. Rules, in order:
 
-* All formats: line ends become "\\n". Control characters, zero-width and bidirectional marks,
-  Unicode tags and noncharacters go: they print as nothing, split words in two, and can hide
-  text or drive a terminal. Lone surrogates, which no UTF-8 file can hold, become U+FFFD.
-  Canonical composition (NFC), which changes no meaning.
+* All formats: escape sequences, such as colours in a log, go whole. Line ends become "\\n".
+  Control characters, zero-width and bidirectional marks, Unicode tags and noncharacters go:
+  they print as nothing, split words in two, and can hide text or drive a terminal. Lone
+  surrogates, which no UTF-8 file can hold, become U+FFFD. Canonical composition (NFC), which
+  changes no meaning.
 * Plain text and PDF: compatibility forms that are mere typography are folded to what they
   stand for: ligatures, Arabic presentation forms, full-width letters and digits, half-width
   kana, mathematical alphabets, Kangxi radicals, Roman numerals, vertical punctuation.
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 # Part of Document.reader: other rules make other text, hence other tokens.
-TEXT_RULES = "+cca2"
+TEXT_RULES = "+cca3"
 
 _DROPPED = "".join(
     f"{chr(a)}-{chr(b)}"
@@ -54,6 +55,17 @@ _DROPPED = "".join(
         (0xFFFE, 0xFFFF),
         (0xE0000, 0xE007F),
     )
+)
+# Only what is whole and bounded: a lone escape character must not take text away with it. The
+# eight-bit forms are letters and quotation marks in other encodings, so they are only dropped.
+_ESCAPES = re.compile(
+    r"""
+    \x1b\[ [0-?]{0,64} [ -/]{0,8} [@-~]                          # CSI: colours, cursor
+  | \x1b [\]PX^_] [^\x07\x1b\r\n]{0,4096} (?: \x07 | \x1b\\ )    # OSC and its like: titles, links
+  | \x1b [()] [0-9A-B]                                         # character sets
+  | \x1b [78=>]                                                # cursor kept, keypad
+    """,
+    re.VERBOSE,
 )
 _DROP = re.compile(f"[\u061c{_DROPPED}]")
 _BREAK = re.compile("\r\n?|[\f\v\x85\u2028\u2029]")
@@ -77,6 +89,7 @@ def _stand_for(match: re.Match[str]) -> str:
 
 
 CLEAN: tuple[Rule, ...] = (
+    (_ESCAPES, ""),
     (_BREAK, "\n"),
     (_SURROGATE, "\ufffd"),
     (_DROP, ""),
@@ -93,7 +106,7 @@ SPACES: tuple[Rule, ...] = ((_SPACE, " "),)
 
 def clean(text: str) -> str:
     """Apply the rules for all formats; a text without oddities comes back unchanged."""
-    text = _BREAK.sub("\n", text)
+    text = _BREAK.sub("\n", _ESCAPES.sub("", text))
     text = _SURROGATE.sub("\ufffd", text)
     return unicodedata.normalize("NFC", _DROP.sub("", text))
 

@@ -103,7 +103,7 @@ def _read(
             hint="pip install 'cca[fast]', or leave the option out",
         )
     complaints = Complaints()
-    with complaints.heard(), source.open() as stream:
+    with complaints.heard(), source.opened() as stream:
         reader, secret = open_pdf(source, stream, password)
         labels = page_labels(reader)
         numbers = select_pages(pages, labels, name=source.shown)

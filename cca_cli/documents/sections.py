@@ -61,7 +61,9 @@ def cut(
     for at in range(1, len(lines) + 1):
         may = at == len(lines) or at in breaks
         if not may:
-            may = not lines[at - 1].strip() if starts is None else at in starts
+            # A run of blank lines is one gap, however long somebody made it.
+            blank = starts is None and not lines[at - 1].strip()
+            may = bool(lines[at].strip()) if blank else starts is not None and at in starts
         if may:
             blocks.append((begin, at))
             begin = at

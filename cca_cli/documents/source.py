@@ -9,16 +9,20 @@ import os
 import shlex
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cca_cli.errors import InputError
+from cca_cli.errors import CLIError, InputError
 
 __all__ = ["Source", "open_source"]
 
 # A pipe has no size to ask for; this keeps an endless one from filling the memory.
 STREAM_LIMIT = 1 << 30
+# A file larger than this is a disk image or a hole; its digest alone would take minutes.
+FILE_LIMIT = 8 << 30
 HEAD_BYTES = 4096
 
 
@@ -34,6 +38,7 @@ class Source:
         sha256: Digest of the bytes, hex.
         head: The first 4 KiB.
         data: All bytes if they came through a pipe, else None: a file is read where it lies.
+        stamp: Of a file, what shows that it was written to or replaced since.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Source:
     sha256: str
     head: bytes
     data: bytes | None = None
+    stamp: tuple[int, ...] | None = None
 
     @property
     def suffix(self) -> str:
@@ -58,21 +64,68 @@ class Source:
         """Return a seekable stream over the bytes, for the caller to close."""
         if self.data is not None:
             return io.BytesIO(self.data)
-        return open(self.path, "rb")
+        try:
+            return open(self.path, "rb")
+        except OSError as error:
+            raise self._changed() from error
 
     def read(self) -> bytes:
-        """Return all bytes."""
+        """Return all bytes, those of the digest: what was added since is left out.
+
+        Raises:
+            InputError: If they are others by now.
+        """
         if self.data is not None:
             return self.data
         with self.open() as stream:
-            return stream.read()
+            data = stream.read(self.size)
+        if self.sha256 and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise self._changed()
+        return data
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Open the bytes to be read piece by piece; they must be the same after the last one.
+
+        Raises:
+            InputError: If the file was written to or replaced since its digest was taken.
+        """
+        with self.open() as stream:
+            try:
+                yield stream
+            except CLIError:
+                # Half of one file and half of another is no damage.
+                self._expect_unchanged()
+                raise
+            self._expect_unchanged()
+
+    def _expect_unchanged(self) -> None:
+        if self.data is not None or self.stamp is None:
+            return
+        try:
+            stamp = _stamp(os.stat(self.path))
+        except OSError as error:
+            raise self._changed() from error
+        if stamp != self.stamp:
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(
+            f"{self.shown}: the file changed while it was being read",
+            hint="run the same command again",
+        )
 
 
-def open_source(path: str) -> Source:
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def open_source(path: str, *, digest: bool = True) -> Source:
     """Find a document and take its digest.
 
     Args:
         path: A file or pipe, or "-" for standard input.
+        digest: Whether it is needed; it costs reading the file once.
 
     Raises:
         InputError: If it is missing, a directory, empty, or may not be read.
@@ -80,7 +133,7 @@ def open_source(path: str) -> Source:
     if path == "-":
         return _from_stream(sys.stdin.buffer, name="stdin", path="-", shown="-")
     try:
-        return _from_path(path)
+        return _from_path(path, digest)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", hint=_nearby(path)) from None
     except PermissionError:
@@ -94,7 +147,7 @@ def open_source(path: str) -> Source:
         ) from error
 
 
-def _from_path(path: str) -> Source:
+def _from_path(path: str, digested: bool) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise InputError(
@@ -105,15 +158,34 @@ def _from_path(path: str) -> Source:
     with open(path, "rb") as stream:
         if not stat.S_ISREG(mode):
             return _from_stream(stream, name=name, path=absolute, shown=path)
+        found = os.fstat(stream.fileno())
+        size = found.st_size
+        if size > FILE_LIMIT:
+            raise InputError(
+                f"{path}: {size >> 30:,} GiB, more than the {FILE_LIMIT >> 30} GiB that are read",
+                hint=f"see what it is: file {shlex.quote(path)}",
+            )
         head = stream.read(HEAD_BYTES)
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        size = stream.tell()
-    if not size:
+        digest = ""
+        if digested:
+            stream.seek(0)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            # More than at first, if it is being written to.
+            size = stream.tell()
+    if not head:
         raise InputError(
-            f"{path}: file is empty (0 bytes)", hint=f"fetch the file again, then: ls -l {path}"
+            f"{path}: file is empty (0 bytes)",
+            hint=f"fetch the file again, then: ls -l {shlex.quote(path)}",
         )
-    return Source(name=name, path=absolute, shown=path, size=size, sha256=digest, head=head)
+    return Source(
+        name=name,
+        path=absolute,
+        shown=path,
+        size=size,
+        sha256=digest,
+        head=head,
+        stamp=_stamp(found),
+    )
 
 
 def _from_stream(stream: BinaryIO, *, name: str, path: str, shown: str) -> Source:

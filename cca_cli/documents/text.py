@@ -17,6 +17,8 @@ __all__ = ["read_text"]
 
 # Longer than any printed page: form feeds this far apart mark chapters or nothing.
 MAX_PAGE = 12_000
+# More than any printed work has.
+MAX_PAGES = 50_000
 
 
 def read_text(source: Source, *, pages: str | None = None, encoding: str | None = None) -> Document:
@@ -33,7 +35,7 @@ def read_text(source: Source, *, pages: str | None = None, encoding: str | None 
     """
     text, codec, notes = decode(source, encoding)
     # Line numbers in labels are those that an editor shows, so cleaning comes after counting.
-    if "\f" in text and len(text) <= MAX_PAGE * (text.count("\f") + 1):
+    if 0 < text.count("\f") < MAX_PAGES and len(text) <= MAX_PAGE * (text.count("\f") + 1):
         unit: Unit = "page"
         found, entries = _by_form_feed(text)
     else:

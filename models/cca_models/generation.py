@@ -1,5 +1,6 @@
 """Writing on from a memory: an iterator over pieces of text."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Finish = Literal["eos", "stop", "length", "loop"]
 # A run of at most so many tokens, written so many times in a row, goes on for ever.
 _LOOP_TOKENS, _LOOP_TIMES = 8, 5
+# Logits divided by less than this are no numbers any more; it writes the likeliest token anyway.
+_COLDEST = 1e-6
 # From a memory, the first token's logits and the most tokens to write: the likeliest tokens, one
 # after the other, each with its log-probability.
 Likeliest = Callable[[Memory, Tensor, int], Iterator[tuple[int, float]]]
@@ -47,8 +50,8 @@ class Generation:
         opening: Callable[[Tensor], Tensor] | None = None,
         stop_loops: bool = False,
     ) -> None:
-        if temperature < 0:
-            raise ValueError(f"expected temperature >= 0, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
         if not 0 < top_p <= 1:
             raise ValueError(f"expected top_p in (0, 1], got {top_p}")
         if repetition_penalty < 1:
@@ -60,7 +63,7 @@ class Generation:
         self._max_new_tokens = max_new_tokens
         self._temperature, self._top_p = temperature, top_p
         self._penalty = repetition_penalty
-        self._random = torch.Generator(device="cpu").manual_seed(seed)
+        self._random = torch.Generator(device="cpu").manual_seed(seed % 2**63)
         self._stop = [s for s in stop if s]
         self._opening, self._stop_loops = opening, stop_loops
         # Choosing on the device pays only where nothing but the logits decides.
@@ -128,7 +131,7 @@ class Generation:
             logits[written] = torch.where(part > 0, part / self._penalty, part * self._penalty)
         if self._temperature == 0:
             return int(logits.argmax())
-        probs = torch.softmax(logits.double().cpu() / self._temperature, dim=-1)
+        probs = torch.softmax(logits.double().cpu() / max(self._temperature, _COLDEST), dim=-1)
         ordered, index = probs.sort(descending=True, stable=True)
         # Keep the smallest set that reaches top_p: the token that crosses the border included.
         ordered[(ordered.cumsum(0) - ordered) >= self._top_p] = 0

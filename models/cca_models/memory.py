@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cca_models.errors import ContextTooLongError, MemoryFileError
+from cca_models.errors import ContextTooLongError, MemoryFileError, ModelError
 from cca_models.layer_memory import KEPT, Layer
 from cca_models.rope import Rotary
 
@@ -165,9 +165,16 @@ class Memory:
             seen, capacity = int(header["seen"]), int(header["capacity"])
             # Earlier releases did not write it down.
             room = int(header.get("room", capacity))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            if not 0 <= seen <= capacity or room < 0:
+                raise ValueError(f"{seen} tokens of {capacity}")
+            memory = model.new_memory(capacity, room=min(room, capacity))
+        except MemoryFileError:
+            raise
+        except (
+            OSError, SafetensorError, ModelError,
+            AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
+        ) as error:  # fmt: skip
             raise MemoryFileError(f"{path.name} cannot be read: {error}") from error
-        memory = model.new_memory(capacity, room=room)
         if seen == 0:
             return memory
         for i, layer in enumerate(memory.layers):

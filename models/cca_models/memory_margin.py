@@ -73,7 +73,12 @@ def rewound(memory: Memory, path: Path, tokens: int, model: "LanguageModel") -> 
         if (header["format"], header["seen"], header["model"]) != of_this:
             raise MemoryFileError(f"{path.name} is the margin of another memory")
         begin, first = int(header["begin"]), int(header["first"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except MemoryFileError:
+        raise
+    except (
+        OSError, SafetensorError,
+        AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise MemoryFileError(f"{path.name} cannot be read: {error}") from error
     if not first <= tokens <= memory.seen:
         raise MemoryFileError(f"{path.name} reaches back to token {first:,}, not to {tokens:,}")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Length = Literal["short", "medium", "long"]
 LENGTHS: tuple[Length, ...] = get_args(Length)
-# What a section is: a chapter of the outline, where there is one, or each page.
-Sections = Literal["chapter", "page"]
+# What a section is: each page; a chapter, which may stand under the document's title in the
+# outline; or what the outline's top level has, where only the whole is wanted.
+Sections = Literal["whole", "chapter", "page"]
 
 SENTENCES: dict[Length, int] = {"short": 2, "medium": 4, "long": 8}
 _PART_SENTENCES = 2
@@ -166,21 +167,28 @@ class Summariser:
         ]  # fmt: skip
 
     def _plan(self) -> list[_Stretch]:
-        """Divide the pages: by the outline's top level, else all pages as one stretch."""
+        """Divide the pages along the outline, else take them all as one stretch."""
         pages, number = self._document.pages, self._document.unit
         place = {page.number: i for i, page in reversed(list(enumerate(pages)))}
-        tops = [e for e in self._document.outline if e.level == 0 and e.page in place]
-        starts: dict[int, str] = {}
-        for entry in tops:
-            at = place[entry.page]
-            # Several entries on one page: one stretch, under all their titles.
-            starts[at] = f"{starts[at]}; {entry.title}" if at in starts else entry.title
-        if len(starts) < 2:
+        entries = [entry for entry in self._document.outline if entry.page in place]
+        levels = sorted({entry.level for entry in entries})
+        # Only for chapters go below a heading over all others, which is the document's title.
+        for level in levels if self._by == "chapter" else levels[:1]:
+            starts: dict[int, str] = {}
+            for entry in entries:
+                if entry.level == level:
+                    at = place[entry.page]
+                    # Several entries on one page: one stretch, under all their titles.
+                    starts[at] = f"{starts[at]}; {entry.title}" if at in starts else entry.title
+            if len(starts) >= 2:
+                break
+        else:
             first, last = pages[0].number, pages[-1].number
             title = f"{number} {first}" if first == last else f"{number}s {first}-{last}"
             return [_Stretch(title, 0, len(pages))]
         if 0 not in starts:
-            starts[0] = "(before the first heading)"
+            titles = (entry.title for entry in entries if place[entry.page] == 0)
+            starts[0] = next(titles, "(before the first heading)")
         edges = [*sorted(starts), len(pages)]
         return [_Stretch(starts[a], a, b) for a, b in pairwise(edges)]
 
