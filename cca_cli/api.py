@@ -105,9 +105,25 @@ def summarise(
     return command("summarise", *_paths(document), progress=progress, **options)
 
 
-def count(document: Document, **options: Any) -> dict[str, Any]:
-    """Count a document's tokens and what reading it would take, as `cca count --json` does."""
-    return command("count", *_paths(document), **options)
+def count(documents: Document | Sequence[Document], **options: Any) -> Any:
+    """Count tokens and what reading would take, as `cca count --json` does.
+
+    Args:
+        documents: Path of a file, or paths.
+        options: Of the command.
+
+    Returns:
+        The document's dictionary, or a list of them for several; of these, one that could not be
+        read has its "error" set.
+
+    Raises:
+        CLIError: If the only document cannot be read.
+        ModelError: If the model cannot be used.
+    """
+    record = command("count", *_paths(documents), **options)
+    if isinstance(documents, (str, os.PathLike)) and "documents" not in record:
+        return record
+    return list(record.get("documents", [record]))
 
 
 def list_documents() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ print; whether a result is text or JSON is its `mode`, set by the shared options
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from cca_cli.errors import UsageError
 from cca_cli.failures import Failure
-from cca_cli.formatting import format_bytes, strip_control
+from cca_cli.formatting import format_bytes, format_moment, strip_control
 from cca_cli.safe_output import dump_json, emit, one_line, tell
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 SCHEMA_VERSION = 1
 _MAX_WARNINGS = 5
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?[+-]\d\d:\d\d")
 
 
 class Console:
@@ -134,14 +136,31 @@ class Console:
         record = {"schema_version": SCHEMA_VERSION, **value}
         emit(dump_json(record, indent=2 if self.mode == "json" else None) + "\n")
 
-    def listing(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    def facts(self, pairs: Sequence[tuple[str, object]]) -> None:
+        """Write names and values, one a line: below one another on a terminal, else by a tab."""
+        names = [strip_control(name) for name, _ in pairs]
+        wide = max(map(len, names), default=0) + 2 if sys.stdout.isatty() else 0
+        for name, (_, value) in zip(names, pairs, strict=True):
+            apart = name.ljust(wide) if wide else f"{name}\t"
+            self.result(f"{apart}{_cell(value)}".rstrip(" "))
+
+    def listing(
+        self,
+        key: str,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Sequence[str],
+        *,
+        spare: Sequence[str] = (),
+    ) -> None:
         """Write rows: as a table, as tab-separated text when piped, or as JSON.
 
         Args:
             key: Name of the list in the object that --json prints.
             rows: One mapping per row; JSON prints all of it.
             columns: Keys that the text forms show, in order. A key ending in ``bytes`` is shown
-                with a unit on a terminal and as a plain number when piped.
+                with a unit on a terminal and as a plain number when piped; a moment as the
+                clock shows it.
+            spare: Columns that a terminal too narrow for all goes without, the first one first.
         """
         if self.mode == "json":
             self.json({key: list(rows)})
@@ -149,17 +168,22 @@ class Console:
             for row in rows:
                 self.json(row)
         elif sys.stdout.isatty():
-            self._table(rows, columns)
+            self._table(rows, columns, spare)
         else:
             lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
             self.write("".join("\t".join(line) + "\n" for line in lines))
 
-    def _table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        from cca_cli.tables import MANY_ROWS, aligned
+    def _table(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spare: Sequence[str]
+    ) -> None:
+        from cca_cli.tables import MANY_ROWS, aligned, fitting
 
+        lines = [[strip_control(_pretty_cell(n, row[n])) for n in columns] for row in rows]
+        shown = fitting(columns, lines, spare)
+        columns = [columns[at] for at in shown]
+        lines = [[line[at] for at in shown] for line in lines]
+        right = [bool(rows) and isinstance(rows[0][name], int) for name in columns]
         if len(rows) >= MANY_ROWS:
-            lines = [[strip_control(_pretty_cell(n, row[n])) for n in columns] for row in rows]
-            right = [isinstance(rows[0][name], int) for name in columns]
             self.write(aligned(columns, lines, right))
             return
         # rich costs start-up time; only a table on a terminal needs it.
@@ -168,11 +192,10 @@ class Console:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in columns:
-            numeric = bool(rows) and isinstance(rows[0][name], int)
+        for name, numeric in zip(columns, right, strict=True):
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(strip_control(_pretty_cell(name, row[name]))) for name in columns))
+        for line in lines:
+            table.add_row(*map(Text, line))
         RichConsole(file=sys.stdout, no_color=not self.use_color(sys.stdout)).print(table)
 
     # Messages, on stderr.
@@ -207,7 +230,8 @@ class Console:
         tell(f"{label} {one_line(failure.message)}{hint}\n")
 
     def _message(self, text: str) -> None:
-        tell(strip_control(text) + "\n")
+        # The name of a file may hold a line end, and must not pass for a message of its own.
+        tell(one_line(text) + "\n")
 
     def use_color(self, stream: TextIO) -> bool:
         """Decide on colour; NO_COLOR wins over FORCE_COLOR, an option over both."""
@@ -260,6 +284,8 @@ def _ignore(stage: str, done: int, total: int) -> None:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = "" if value is None else str(value)
     return text.replace("\t", " ").replace("\r", " ").replace("\n", " ")
 
@@ -267,4 +293,6 @@ def _cell(value: object) -> str:
 def _pretty_cell(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return format_bytes(value) if name.endswith("bytes") else f"{value:,}"
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
+        return format_moment(value)
     return _cell(value)

@@ -90,15 +90,16 @@ def say(console: Console, text: StoredText, facts: Mapping[str, Any]) -> None:
     library = "there already" if facts["cache"]["hit"] else facts["cache"]["reason"]
     fits = "" if facts["fits"] else ", too long"
     console.result(summary_line(text))
-    for name, value in (
-        ("limit", f"{facts['limit']:,} tokens ({100 * facts['share']:.0f} % used{fits})"),
-        ("memory, dense attention", format_bytes(dense)),
-        ("memory, cca", f"{format_bytes(cca)} ({beside})"),
-        ("disk", format_bytes(facts["disk_bytes"])),
-        ("reading", f"about {format_duration(facts['prefill_seconds'])}"),
-        ("library", library),
-    ):
-        console.result(f"{name}\t{value}")
+    console.facts(
+        [
+            ("limit", f"{facts['limit']:,} tokens ({100 * facts['share']:.0f} % used{fits})"),
+            ("memory, dense attention", format_bytes(dense)),
+            ("memory, cca", f"{format_bytes(cca)} ({beside})"),
+            ("disk", format_bytes(facts["disk_bytes"])),
+            ("reading", f"about {format_duration(facts['prefill_seconds'])}"),
+            ("library", library),
+        ]
+    )
 
 
 def report(
@@ -142,13 +143,14 @@ def report(
         say(console, text, one)
     console.result()
     if not remembered:
-        console.result("would be read\tby words alone: no memory is needed")
+        read = "by words alone: no memory is needed"
     elif not missing:
-        console.result("would be read\tfrom the library, nothing anew")
+        read = "from the library, nothing anew"
     else:
-        console.result(
-            f"would be read\t{len(missing)} of {len(facts)}, in about "
+        read = (
+            f"{len(missing)} of {len(facts)}, in about "
             f"{format_duration(total['prefill_seconds'])}, "
             f"{format_bytes(total['new_disk_bytes'])} on disk"
         )
-    console.result(f"would be asked\t{questions} question{'' if questions == 1 else 's'}")
+    count = f"{questions} question{'' if questions == 1 else 's'}"
+    console.facts([("would be read", read), ("would be asked", count)])

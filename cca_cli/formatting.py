@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_ranges", "strip_control"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_duration",
+    "format_moment",
+    "format_ranges",
+    "strip_control",
+]
 
 _ESCAPES = re.compile(
     r"""
@@ -53,6 +61,11 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_moment(moment: str) -> str:
+    """Write a moment in ISO 8601 as the clock on the wall shows it: ``2026-11-22 20:41``."""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
 
 
 def format_ranges(numbers: Sequence[int], *, limit: int = 8) -> str:

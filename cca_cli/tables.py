@@ -1,11 +1,12 @@
-"""Long tables on a terminal, without the time that laying them out well takes."""
+"""What fits a terminal; long tables, without the time that laying them out well takes."""
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["MANY_ROWS", "aligned"]
+__all__ = ["MANY_ROWS", "aligned", "fitting"]
 
 MANY_ROWS = 100
 """From here on a table is only aligned: rich needs three seconds for a thousand rows."""
@@ -30,6 +31,26 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         ]
         out.append("  ".join(cells).rstrip() + "\n")
     return "".join(out)
+
+
+def fitting(
+    header: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]
+) -> list[int]:
+    """Return the places of the columns that a terminal has room for, side by side.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, one for every column.
+        spare: Columns that may be left out, the first one first; the others stay.
+    """
+    widest = [max(map(_width, column)) for column in zip(header, *rows, strict=True)]
+    room = shutil.get_terminal_size().columns
+    shown = list(range(len(header)))
+    for name in spare:
+        if sum(widest[at] + 2 for at in shown) - 2 <= room:
+            break
+        shown.remove(header.index(name))
+    return shown
 
 
 def _width(text: str) -> int:

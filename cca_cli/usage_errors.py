@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -21,6 +22,8 @@ def usage_failure(error: BaseException) -> Failure | None:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "cca"
     message = " ".join(error.format_message().split()).rstrip(".")
+    if extra := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
+        message = f"{extra[1]}: more arguments than {command} takes"
     if blamed := _blamed(error, context):
         return Failure(code=error.exit_code, message=f"{blamed}: {message}", hint="cca config show")
     return Failure(code=error.exit_code, message=message, hint=f"{command} --help")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from tiny_checkpoint import make_tiny_checkpoint
@@ -249,6 +250,24 @@ def test_count(cca: Cca, shelf: Path) -> None:
     code, out, _ = cca("count", str(shelf / "book.txt"))
     assert code == 0 and "library\tthere already" in out
     assert out.startswith(f"book.txt: {record['pages']} section")
+
+
+def test_count_several(cca: Cca, shelf: Path) -> None:
+    code, out, _ = cca("count", str(shelf))
+    header, *rows = (line.split("\t") for line in out.splitlines())
+    assert code == 0 and [row[0] for row in rows] == ["book.txt", "note.md"]
+    assert dict(zip(header, rows[0], strict=True))["library"] == "not in the library"
+
+    code, out, err = cca("count", str(shelf / "*.md"), str(shelf / "absent.pdf"), "--json")
+    note, absent = json.loads(out)["documents"]
+    assert code == 9 and note["doc"] == "note.md" and note["error"] is None
+    assert absent["error"]["code"] == 4 and "absent.pdf: no such file" in err
+
+    code, out, _ = cca("count", str(shelf), "--jsonl")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and records[1] == {**note, "schema_version": 1, "prefill_seconds": ANY}
+    assert cca("count", str(shelf / "absent.pdf"))[0] == 4
+    assert cca("count", "-", "-")[0] == 2
 
 
 def test_counted_bytes_are_those_of_the_tensors(shelf: Path, checkpoint: Path) -> None:

@@ -118,7 +118,8 @@ def test_scripts_to_install(shell: str) -> None:
         [sys.executable, "-m", "cca_cli", "--show-completion", shell],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        # Else the shell that the tests were started from is meant, if there is one.
+        env={**os.environ, "PYTHONPATH": path, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
         check=False,
     )
     assert done.returncode == 0 and "_CCA_COMPLETE" in done.stdout, json.dumps(done.stderr)

@@ -123,6 +123,37 @@ def test_listing_on_a_terminal_has_units_and_every_character(
     assert "\x1b[3" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("count", [2, 200])
+def test_a_narrow_terminal_goes_without_what_can_be_spared(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    moment = "2026-11-22T20:41:07+00:00"
+    row = {"name": "book.pdf", "used": moment, "ready": True, "path": "/a" * 20, "id": "1234567"}
+    columns = tuple(row)
+    for wide, expected in ((90, columns), (45, ("name", "used", "ready", "id")), (9, columns[:3])):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("COLUMNS", str(wide))
+        Console().listing("rows", [row] * count, columns, spare=("path", "id"))
+        if wide > 9:
+            lines = [strip_control(line).split() for line in stream.getvalue().splitlines()]
+            assert tuple(lines[0]) == expected
+            assert lines[1][:4] == ["book.pdf", "2026-11-22", "20:41", "true"]
+        assert ("/a" in stream.getvalue()) is ("path" in expected)
+
+
+def test_facts_stand_below_one_another_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [("free disk", "5 GiB"), ("model", None), ("pages", 12)]
+    for stream, expected in (
+        (Terminal(), "free disk  5 GiB\nmodel\npages      12\n"),
+        (io.StringIO(), "free disk\t5 GiB\nmodel\t\npages\t12\n"),
+    ):
+        monkeypatch.setattr(sys, "stdout", stream)
+        Console().facts(pairs)
+        assert stream.getvalue() == expected
+
+
 def test_json_and_jsonl(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     console.mode = "json"

@@ -104,12 +104,22 @@ def test_by_page(cca: Cca, book: Path) -> None:
     assert whole["coverage"]["read"] == pages and whole["coverage"]["without_text"] == []
 
 
+def test_one_document_a_call(cca: Cca, book: Path) -> None:
+    code, out, err = cca("summarise", str(book), "other.pdf")
+    assert (code, out) == (2, "") and "other.pdf: more arguments than cca summarise takes" in err
+
+
 def test_a_document_without_chapters_says_so(cca: Cca, book: Path) -> None:
     plain = book.with_name("plain.txt")
     plain.write_text("The lamp was lit.\n")
     code, out, err = cca("summarise", str(plain), "--by", "chapter")
     assert code == 0 and "no chapters are known" in err and out.startswith("section 1\n")
     assert "no chapters" not in cca("summarise", str(book), "--by", "chapter")[2]
+    titled = book.with_name("titled.md")
+    titled.write_text("# The book\n\nBy hand.\n\n## One\n\nA lamp.\n\n## Two\n\nA door.\n")
+    code, out, err = cca("summarise", str(titled), "--by", "chapter")
+    assert code == 0 and "no chapters" not in err
+    assert out.startswith("The book (section 1)\n") and "\nTwo (section 3)\n" in out
     assert "no chapters" not in cca("summarise", str(plain))[2]
 
 

@@ -50,3 +50,15 @@ def test_defaults_are_those_of_the_models_package() -> None:
     assert model_loading.DEFAULT_MODEL == DEFAULT_MODEL
     assert CCAConfig().group_size == model_loading.DEFAULT_GROUP_SIZE
     assert CCAConfig().window == model_loading.DEFAULT_WINDOW
+
+
+@pytest.mark.parametrize("group", [None, "config", "docs", "log", "models", "warm"])
+def test_no_line_of_a_list_of_commands_is_cut_short(
+    group: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cca_cli.app import run
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([group, "--help"] if group else ["--help"]) == 0
+    commands = capsys.readouterr().out.split("\nCommands:\n")[1].split("\n\n")[0]
+    assert [line for line in commands.splitlines() if line.endswith("...")] == []

@@ -342,6 +342,8 @@ def test_characters_of_a_page():
     assert cleaned("ﬁne  text \r\n\r\n\r\n\r\n  end\x00\u00a0") == "fine text\n\nend"
     assert cleaned("debuggabil\x02ity") == "debuggabil-\nity"
     assert cleaned("well\u00adknown") == "well-known"
+    red = page_text("a \x1b[31mred\x1b[0m b", trace=True)
+    assert red.text == "a red b" and red.spans() == [(0, 2, 0), (2, 5, 7), (5, 7, 14)]
 
 
 def test_hyphens_at_line_ends():

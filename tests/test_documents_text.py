@@ -1,5 +1,6 @@
 """Plain text: encodings, sections, form feeds, chapters, characters."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,11 @@ def test_sentences_are_no_headings():
 def test_characters():
     assert clean("a\r\nb\rc\x85d\u2028e") == "a\nb\nc\nd\ne"
     assert clean("a\x00b\x1bc\u200bd\u202ee\ufefff\U000e0041g") == "abcdefg"
+    assert clean("\x1b[32mINFO\x1b[0;1m ok\x1b]0;title\x07\x1b[K done\x1b(B\x1b7") == "INFO ok done"
+    assert clean("\x1b]8;;https://a.b\x1b\\link\x1b]8;;\x1b\\") == "link"
+    # What is no whole sequence, or no sequence in this encoding, is text.
+    assert clean("\x1b]0;never\nends \x1b[ \x1b[12") == "]0;never\nends [ [12"
+    assert clean("say \x9dhello\x9b") == "say hello"
     assert clean("\ud800x").encode() == "\ufffdx".encode()
     assert clean("e\u0301") == "é"
     assert fold("oﬃce ﬁne 𝑥 Ａ１ Ⅳ ⼈ ﻼ") == "office fine x A1 IV 人 لا"
@@ -182,3 +188,30 @@ def test_characters():
     assert fold("x² ½ ™ 中，文。") == "x² ½ ™ 中，文。"
     assert unreadable_share(["ab\ue000 \ufffd"]) == 0.5
     assert unreadable_share([]) == 0.0
+
+
+@pytest.mark.parametrize("filler", ["\n", "\f", " \n", "\n\f"], ids=repr)
+def test_millions_of_blank_lines_cost_little(tmp_path, filler):
+    text = "A line of text.\n\n" * 200
+    path = tmp_path / "blank.txt"
+    path.write_bytes((text + filler * 1_000_000 + text).encode())
+    tracemalloc.start()
+    try:
+        document = read_document(str(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    words = " ".join(page.text for page in document.pages).split()
+    assert words == (text + text).split()
+    assert len(document.pages) < 10 and peak < 60 << 20
+
+
+def test_a_gap_of_any_length_is_one_gap(tmp_path):
+    paragraph = "It was a dark night, and the keeper lit the lamp. " * 8
+    found = []
+    for blank in (1, 2, 50):
+        path = tmp_path / "gaps.txt"
+        path.write_text(("\n" * (blank + 1)).join([paragraph] * 40))
+        found.append([len(page.text.split()) for page in read_document(str(path)).pages])
+    assert found[0] == found[1], "an empty line more does not move the cuts"
+    assert sum(found[2]) == sum(found[0])

@@ -99,6 +99,21 @@ def test_the_outline_is_followed(checkpoint: Path) -> None:
         assert marks == set(range(first - 1, last))
 
 
+def test_chapters_under_a_title_are_found(checkpoint: Path) -> None:
+    entries = [
+        OutlineEntry(title="The book", page=1, level=0),
+        OutlineEntry(title="One", page=2, level=1),
+        OutlineEntry(title="One, a", page=2, level=2),
+        OutlineEntry(title="Two", page=3, level=1),
+    ]
+    document = make_document(*marked_pages(3, filler=1), outline=entries)
+    summariser, _ = summarise(told(checkpoint), document)
+    assert summariser.titles == ("The book", "One", "Two")
+    # One heading over all divides nothing, and smaller parts take longer.
+    summariser, _ = summarise(told(checkpoint), document, by="whole")
+    assert summariser.titles == ("pages 1-3",)
+
+
 @pytest.mark.parametrize(
     "outline",
     [[], [OutlineEntry(title="Only", page=1, level=0)], [OutlineEntry(title="x", page=9, level=0)]],

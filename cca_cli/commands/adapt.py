@@ -109,7 +109,7 @@ def adapt(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Teach a LLaMA checkpoint to read through core tokens, with LoRA.
+    """Teach a LLaMA checkpoint to read through core tokens (LoRA).
 
     Checkpoints, TensorBoard logs and the adapter go to --out; the same command goes on where it
     was broken off.

@@ -23,7 +23,7 @@ from cca_cli.answer_options import (
 from cca_cli.completion import complete_documents
 from cca_cli.console import Console
 from cca_cli.errors import ExitCode, PartialFailureError, UsageError
-from cca_cli.inputs import once, split_arguments
+from cca_cli.inputs import once, split_arguments, unique_names
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL
 from cca_cli.options import (
     AdapterOpt,
@@ -61,8 +61,8 @@ def ask(
         typer.Argument(
             metavar="FILE|QUESTION",
             autocompletion=complete_documents,
-            help="Documents, or directories of them; - reads stdin. The last one is the question, "
-            "in quotes, unless it is a file.",
+            help="Documents, directories of them, patterns; - is stdin. The last one is the "
+            "question, in quotes, unless it is a file.",
         ),
     ] = None,
     more: Annotated[
@@ -164,6 +164,8 @@ def ask(
     settings = Settings.of(ctx, earlier.settings if earlier else None)
     paths = earlier.paths if earlier else named
     settings.check(console, paths)
+    if earlier and not named:
+        console.note(f"following on about {', '.join(unique_names(paths))}")
     if picture is not None:
         from cca_cli.attention_map import check_map
 

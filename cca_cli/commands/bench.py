@@ -117,7 +117,7 @@ def bench(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Measure CCA beside standard attention: seconds, tokens/s, KV bytes, memory, joules.
+    """Measure CCA beside standard attention: time, memory, energy.
 
     Both run the checkpoint's weights without an adapter: what they cost does not depend on it.
 

@@ -20,7 +20,7 @@ from cca_cli.answer_options import (
 )
 from cca_cli.completion import complete_documents
 from cca_cli.console import Console
-from cca_cli.errors import PartialFailureError, UsageError
+from cca_cli.errors import CLIError, PartialFailureError, UsageError
 from cca_cli.inputs import once
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL
 from cca_cli.options import (
@@ -66,7 +66,7 @@ def chat(
         typer.Argument(
             metavar="FILE",
             autocompletion=complete_documents,
-            help="Documents, or directories of them.",
+            help="Documents, directories of them, patterns.",
         ),
     ] = None,
     continued: ContinueOpt = False,
@@ -98,7 +98,7 @@ def chat(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Ask question after question; each may follow from the ones before.
+    """Ask question after question; one may follow from another.
 
     Model and documents are opened once. Questions are typed, or piped in, one a line; /help tells
     what else can be typed.
@@ -221,4 +221,8 @@ def _remembered(log: QuestionLog | None) -> list[str]:
     """Return the questions of earlier calls, the latest last."""
     if log is None or not sys.stdin.isatty():
         return []
-    return [str(row["question"]) for row in reversed(log.rows(limit=200))]
+    try:
+        return [str(row["question"]) for row in reversed(log.rows(limit=200))]
+    except CLIError:
+        # A damaged log costs the arrow keys, not the chat.
+        return []

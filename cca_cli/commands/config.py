@@ -13,7 +13,7 @@ from cca_cli.errors import UsageError
 from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, QuietOpt, VerboseOpt
 
 app = typer.Typer(
-    help="Show the settings in effect: from the command line, variables, file, built in.",
+    help="Show the settings in effect, and where they come from.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -38,9 +38,10 @@ def show(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Show the settings in effect: those that commands share, and those that you have set.
+    """Show the settings in effect, and where they come from.
 
-    A variable beats the file, and an option on the command line beats both.
+    Without COMMAND: those that commands share, and those that you have set. A variable beats the
+    file, and an option on the command line beats both.
 
     \b
     Examples:
@@ -124,11 +125,13 @@ def _effective(ctx: typer.Context, place: tuple[str, ...], parameter: Any) -> di
     return {"value": default if plain else str(default), "origin": "default"}
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any) -> str:
     """Write a value as the file has it."""
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else value
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _variables(ctx: typer.Context) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,16 @@
-"""``cca count``: what reading a document would take, without reading it."""
+"""``cca count``: what reading documents would take, without reading them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cca_cli.console import Console
+from cca_cli.errors import CLIError, PartialFailureError, UsageError
+from cca_cli.failures import explain
+from cca_cli.formatting import format_duration
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model
 from cca_cli.options import (
     AdapterOpt,
@@ -16,6 +20,7 @@ from cca_cli.options import (
     EncodingOpt,
     FormatOpt,
     GroupSizeOpt,
+    JsonlOpt,
     JsonOpt,
     ModelOpt,
     OfflineOpt,
@@ -28,10 +33,20 @@ from cca_cli.options import (
     WindowOpt,
 )
 
+if TYPE_CHECKING:
+    from cca_models.engine import LanguageModel
+
+_COLUMNS = ("doc", "pages", "words", "tokens", "used", "reading", "disk_bytes", "library")
+
 
 def count(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A document; - is stdin.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Documents, directories of them, patterns; - is stdin."
+        ),
+    ],
     pages: PagesOpt = None,
     kind: FormatOpt = None,
     encoding: EncodingOpt = None,
@@ -46,44 +61,88 @@ def count(
     window: WindowOpt = None,
     offline: OfflineOpt = False,
     json: JsonOpt = False,
+    jsonl: JsonlOpt = False,
     quiet: QuietOpt = False,
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Count a document's tokens and say what reading it takes: memory, disk, time.
+    """Say what reading documents takes: tokens, memory, disk, time.
+
+    Several documents are a table. One bad file does not stop the others (exit 9).
 
     \b
     Examples:
       cca count book.pdf
+      cca count shelf
       cca count book.pdf --json | jq .tokens
     """
     # Listing the commands must not wait for what only reading needs.
+    from cca_cli.collecting import collect_documents
     from cca_cli.document_text import ReadOptions
     from cca_cli.dry_run import measured, say
     from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
-    options = ReadOptions(
-        pages=pages,
-        password=password_source(console, password_file, file),
-        backend=pdf_backend,
-        kind=kind,
-        encoding=encoding,
-        strict=strict,
-    )
-    options.check(file)
-    loaded = open_model(
-        console,
-        model,
-        adapter=adapter,
-        device=device,
-        dtype=dtype,
-        group_size=group_size,
-        window=window,
-        offline=offline,
-    )
-    text, facts = measured(console, loaded, file, options)
-    if console.human:
-        say(console, text, facts)
-    else:
-        console.json({**facts, "warnings": console.warnings})
+    files = collect_documents(console, files)
+    if files.count("-") > 1:
+        raise UsageError("standard input (-) can be read once only", hint="name it once")
+    alone = len(files) == 1
+    loaded: LanguageModel | None = None
+    records: list[dict[str, Any]] = []
+    for file in files:
+        options = ReadOptions(
+            pages=pages,
+            password=password_source(console, password_file, file),
+            backend=pdf_backend,
+            kind=kind,
+            encoding=encoding,
+            strict=strict,
+        )
+        first_warning = len(console.warnings)
+        try:
+            options.check(file)
+            loaded = loaded or open_model(
+                console,
+                model,
+                adapter=adapter,
+                device=device,
+                dtype=dtype,
+                group_size=group_size,
+                window=window,
+                offline=offline,
+            )
+            text, facts = measured(console, loaded, file, options)
+        except CLIError as error:
+            # The next file may fare better, unless the model or the disk is at fault.
+            if alone or error.code not in (4, 5):
+                raise
+            failure = explain(error)
+            records.append({"path": file, "error": failure.to_json()})
+            if console.mode != "jsonl":
+                console.error(failure)
+        else:
+            records.append({**facts, "warnings": console.warnings[first_warning:], "error": None})
+            if alone and console.human:
+                say(console, text, facts)
+        if console.mode == "jsonl":
+            console.json(records[-1])
+    counted = [record for record in records if record["error"] is None]
+    if console.mode == "json":
+        console.json(records[0] if alone else {"documents": records})
+    elif console.human and not alone:
+        rows = [{**record, **_short(record)} for record in counted]
+        console.listing("documents", rows, _COLUMNS, spare=("words", "used", "library"))
+    if len(counted) < len(files):
+        raise PartialFailureError(
+            f"{len(files) - len(counted)} of {len(files)} documents could not be read"
+        )
+
+
+def _short(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say in few words what JSON has as numbers."""
+    reason = str(record["cache"]["reason"])
+    return {
+        "used": f"{100 * record['share']:.0f} %{'' if record['fits'] else ', too long'}",
+        "reading": format_duration(record["prefill_seconds"]),
+        "library": "there already" if record["cache"]["hit"] else reason.split(":")[0],
+    }

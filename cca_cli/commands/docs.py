@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cca_cli.library import Library
 
 app = typer.Typer(
-    help="List, show, check, remove and move the documents in the library.",
+    help="List, show, check, remove and move documents in the library.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -52,6 +52,8 @@ def ls(
 ) -> None:
     """List the documents in the library, last used first.
 
+    A narrow terminal goes without path, id and model; a pipe has them all.
+
     \b
     Examples:
       cca docs ls
@@ -62,7 +64,8 @@ def ls(
     if not rows and console.human:
         console.note("the library is empty; cca ingest FILE reads a document into it")
         return
-    console.listing("documents", [{**row, "id": row["key"][:12]} for row in rows], _COLUMNS)
+    shown = [{**row, "id": row["key"][:12]} for row in rows]
+    console.listing("documents", shown, _COLUMNS, spare=("path", "id", "model"))
 
 
 @app.command("show")
@@ -77,7 +80,7 @@ def show(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Show what the library knows of a document, or the text of one page as the model read it.
+    """Show what is known of a document, or the text of one page.
 
     \b
     Examples:
@@ -87,7 +90,7 @@ def show(
     console = Console.of(ctx)
     entry = open_library().find(doc)[0]
     if page is not None:
-        found = next((p for p in entry.pages() if p["number"] == page), None)
+        found = next((p for p in entry.pages_to_show() if p["number"] == page), None)
         if found is None:
             raise InputError(
                 f"{doc}: page {page} is not among the pages read",
@@ -107,18 +110,16 @@ def show(
         "format": document["format"],
         "reader": document["reader"],
         "directory": str(entry.path),
-        "empty_pages": [p["number"] for p in entry.pages() if not p["text"].strip()],
+        "empty_pages": [p["number"] for p in entry.pages_to_show() if not p["text"].strip()],
         "outline": outline,
         "warnings": document["warnings"],
     }
     if not console.human:
         console.json(facts)
         return
-    for name, value in facts.items():
-        if name == "outline":
-            continue
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        console.result(f"{name}\t{text}")
+    lists = {name: value for name, value in facts.items() if isinstance(value, list)}
+    told = {**facts, **{name: ", ".join(map(str, value)) for name, value in lists.items()}}
+    console.facts([(name, value) for name, value in told.items() if name != "outline"])
     for item in outline:
         console.result(f"outline\t{'  ' * item['level']}{item['title']}\t{item['page']}")
 
@@ -139,7 +140,7 @@ def path(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Print where the library is on disk, or where the entry of a document is.
+    """Print where the library, or a document's entry, is on disk.
 
     \b
     Examples:
@@ -172,7 +173,7 @@ def verify(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Hash every file of the library's entries and compare with what was written (exit 8).
+    """Hash every file and compare with what was written (exit 8).
 
     \b
     Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,10 @@ import typer
 
 from cca_cli.completion import complete_documents
 from cca_cli.console import Console
-from cca_cli.errors import InputError, UsageError
+from cca_cli.errors import InputError, ResourceError, UsageError
 from cca_cli.formatting import format_bytes
 from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, QuietOpt, VerboseOpt
+from cca_cli.safe_output import one_line
 
 if TYPE_CHECKING:
     from cca_cli.library import Library
@@ -60,7 +61,7 @@ def rm(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Remove documents from the library: memory, tokens and text, read with any model.
+    """Remove documents: memory, tokens and text, with any model.
 
     \b
     Examples:
@@ -119,7 +120,7 @@ def prune(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Make room: remove what was used longest ago, is out of date, or was left half-written.
+    """Make room: remove what is old, out of date or half-written.
 
     Documents that another cca is using or reading are left alone.
 
@@ -141,7 +142,9 @@ def prune(
         return
     verb = "would remove" if dry_run else "removed"
     for tenant in removed.gone:
-        console.result(f"{verb}\t{tenant.name}\t{format_bytes(tenant.bytes)}\t{tenant.key[:12]}")
+        console.result(
+            f"{verb}\t{one_line(tenant.name)}\t{format_bytes(tenant.bytes)}\t{tenant.key[:12]}"
+        )
     for tenant in removed.kept:
         console.note(f"{tenant.name}: in use, left alone")
     limit = "" if cap is None else f" of {format_bytes(cap)}"
@@ -185,7 +188,7 @@ def export(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Write documents as they are in the library, memory and text, to one file.
+    """Write documents, their memory and text, to one file.
 
     On another machine the same document need not be read again with the same model.
 
@@ -218,8 +221,9 @@ def _output(name: str, force: bool) -> Iterator[IO[bytes]]:
             raise UsageError(
                 "an export is not for a terminal", hint="-o FILE, or pipe it: -o - | …"
             )
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with _written_to("standard output"):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     path = Path(name)
     if path.exists() and not force:
@@ -229,13 +233,30 @@ def _output(name: str, force: bool) -> Iterator[IO[bytes]]:
     # The file appears when it is whole, and is private: it is the document in another form.
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
+        with _written_to(name):
+            made = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(made, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written_to(name: str) -> Iterator[None]:
+    """Say where an export found no room; it is not the library's disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ResourceError(
+            f"{name}: cannot be written: {(error.strerror or str(error)).lower()}",
+            hint="make room where the export goes, or send it elsewhere",
+        ) from error
 
 
 def import_(
@@ -276,7 +297,7 @@ def import_(
             if console.human:
                 state = "imported" if imported.new else "already in the library"
                 name = entry.manifest["document"]["name"]
-                console.result(f"{name}: {state} ({format_bytes(entry.nbytes)})")
+                console.result(f"{one_line(name)}: {state} ({format_bytes(entry.nbytes)})")
             elif console.mode == "jsonl":
                 console.json(rows[-1])
     if console.mode == "json":

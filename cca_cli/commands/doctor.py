@@ -41,7 +41,7 @@ def doctor(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Show versions, devices, paths and free disk, and check that the engine computes.
+    """Show versions, devices and paths; check that the engine works.
 
     Exits with 6 if the engine's own check fails.
 
@@ -176,17 +176,18 @@ def _advice(facts: dict[str, Any]) -> list[str]:
 
 
 def _say(console: Console, facts: dict[str, Any]) -> None:
-    console.result(f"cca\t{facts['version']}")
-    console.result(f"python\t{facts['python']}, {facts['platform']}")
-    for name, version in facts["packages"].items():
-        console.result(f"{name}\t{version or 'absent'}")
-    for device in facts["devices"]:
-        console.result(f"device {device['name']}\t{device['detail']}")
-    for name, path in facts["paths"].items():
-        console.result(f"{name}\t{path}")
-    console.result(f"free disk\t{format_bytes(facts['free_bytes'])}")
-    console.result(f"default model\t{facts['default_model'] or 'absent'}")
-    console.result(f"default adapter\t{facts['default_adapter'] or 'absent'}")
-    console.result(f"engine check\t{facts['check']}")
+    console.facts(
+        [
+            ("cca", facts["version"]),
+            ("python", f"{facts['python']}, {facts['platform']}"),
+            *((name, version or "absent") for name, version in facts["packages"].items()),
+            *((f"device {device['name']}", device["detail"]) for device in facts["devices"]),
+            *facts["paths"].items(),
+            ("free disk", format_bytes(facts["free_bytes"])),
+            ("default model", facts["default_model"] or "absent"),
+            ("default adapter", facts["default_adapter"] or "absent"),
+            ("engine check", facts["check"]),
+        ]
+    )
     for line in facts["advice"]:
         console.note(f"hint: {line}")

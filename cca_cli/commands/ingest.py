@@ -38,6 +38,7 @@ from cca_cli.options import (
     VerboseOpt,
     WindowOpt,
 )
+from cca_cli.safe_output import one_line
 
 if TYPE_CHECKING:
     from cca_cli.document_text import ReadOptions
@@ -75,10 +76,10 @@ def ingest(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Read documents into the library, so that later questions start at once.
+    """Read documents ahead, so that later questions start at once.
 
-    What is there already is left alone, and an interrupted run continues where it stopped. One
-    bad file does not stop the others (exit 9).
+    Their memories are kept in the library. What is there already is left alone, and an interrupted
+    run continues where it stopped. One bad file does not stop the others (exit 9).
 
     \b
     Examples:
@@ -192,5 +193,5 @@ def _say(console: Console, record: dict[str, Any]) -> None:
     size = format_bytes(record["cache"]["bytes"])
     count = f"{record['pages']:,} {record['unit']}{'' if record['pages'] == 1 else 's'}"
     console.result(
-        f"{record['doc']}: {what} ({count}, {record['tokens']:,} tokens, {size} on disk)"
+        f"{one_line(record['doc'])}: {what} ({count}, {record['tokens']:,} tokens, {size} on disk)"
     )

@@ -9,6 +9,7 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.errors import InputError, UsageError
+from cca_cli.formatting import format_moment
 from cca_cli.options import DebugOpt, JsonlOpt, JsonOpt, QuietOpt, VerboseOpt
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _show(console: Console, row: dict[str, Any]) -> None:
     short = _short(row)
     answer = row["answer"] if row["error"] is None else f"failed: {row['error']['message']}"
     places = f"  [{short['places']}]" if short["places"] else ""
-    console.result(f"{row['id']}  {row['asked'][:16].replace('T', ' ')} UTC  {short['docs']}")
+    console.result(f"{row['id']}  {format_moment(row['asked'])}  {short['docs']}")
     console.result(f"    {row['question']}\n    {answer}{places}\n")
 
 
@@ -121,10 +122,8 @@ def show(
     for one in row["citations"]:
         if one["supports"]:
             console.result(f"  {one['doc']}, {one['unit']} {one['page']}")
-    for document in row["documents"]:
-        console.result(f"document\t{document['path']}")
-    for name in ("asked", "conversation", "model"):
-        console.result(f"{name}\t{row[name]}")
+    facts = [("document", document["path"]) for document in row["documents"]]
+    console.facts([*facts, *((name, row[name]) for name in ("asked", "conversation", "model"))])
 
 
 @app.command("path")

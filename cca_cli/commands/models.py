@@ -106,7 +106,8 @@ def ls(
     if not rows and console.human:
         console.note("no models here yet; cca models pull obtains the default one")
         return
-    console.listing("models", rows, ("name", "bytes", "trained_tokens", "adapter", "path"))
+    columns = ("name", "bytes", "trained_tokens", "adapter", "path")
+    console.listing("models", rows, columns, spare=("adapter",))
 
 
 @app.command("show")
@@ -119,7 +120,7 @@ def show(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Show a model and its adapter: which one is applied, and what it was trained for.
+    """Show a model, and the adapter that is applied to it.
 
     \b
     Examples:
@@ -147,8 +148,7 @@ def show(
     facts["bytes"] = format_bytes(facts["bytes"])
     facts["adapter"] = own.pop("name") if own else "none"
     facts |= {f"adapter {key}": value for key, value in (own or {}).items() if value is not None}
-    for key, value in facts.items():
-        console.result(f"{key.replace('_', ' ')}\t{value}")
+    console.facts([(key.replace("_", " "), value) for key, value in facts.items()])
 
 
 def _adapter_facts(adapter: Adapter) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def rm(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Remove a model from this machine; documents read with it stay in the library.
+    """Remove a model; documents read with it stay in the library.
 
     \b
     Examples:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def summarise(
     ctx: typer.Context,
-    document: Annotated[str, typer.Argument(help="A document; - reads stdin.")],
+    document: Annotated[str, typer.Argument(metavar="FILE", help="One document; - is stdin.")],
     by: Annotated[
         Literal["whole", "chapter", "page"],
         typer.Option("--by", help="chapter, page: show the summary of each of them, too."),
@@ -63,16 +63,19 @@ def summarise(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Summarise a whole document: every page is read, part by part, then the parts' summaries.
+    """Summarise a whole document; every page is read.
 
-    Chapters follow the document's outline where it has one. How many pages were read is said on
-    stderr, and in JSON. With --jsonl each chapter or page has a line, and the whole the last.
+    It is read part by part, then the parts' summaries are summarised. Documents are summarised one
+    by one, each in a call of its own. Chapters follow the document's outline where it has one. How
+    many pages were read is said on stderr, and in JSON. With --jsonl each chapter or page has a
+    line, and the whole the last.
 
     \b
     Examples:
       cca summarise report.pdf
       cca summarise book.pdf --by chapter --length short
       cca summarise slides.pdf --by page --jsonl | jq -r '.section.summary // empty'
+      for file in shelf/*.pdf; do cca summarise "$file"; done
     """
     # Importing these for --help would slow it down.
     from cca_cli.document_text import ReadOptions
@@ -102,7 +105,7 @@ def summarise(
             loaded,
             text,
             length=length,
-            by="page" if by == "page" else "chapter",
+            by=by,
             on_part=lambda done, total: progress("summarise", done, total),
         )
         seconds = loaded.estimate_seconds(summariser.tokens) * 2
@@ -123,7 +126,9 @@ def summarise(
         console.warn(warning)
     console.note(f"{text.name}: {_coverage(summary.coverage, text, pages)}")
     if console.human:
-        console.result(summary.summary)
+        # One section that was shown is the whole.
+        if by == "whole" or len(sections) != 1:
+            console.result(summary.summary)
         return
     record = {
         "doc": text.name,
@@ -163,7 +168,7 @@ def _show(console: Console, text: Document, section: Section) -> None:
 
 def _coverage(coverage: Coverage, text: Document, pages: str | None) -> str:
     """Say how many pages were read: "412 of 412 pages, 3 of them without text (5, 210-211)"."""
-    line = f"{coverage.read:,} of {coverage.pages:,} {text.unit}s"
+    line = f"{coverage.read:,} of {_count(coverage.pages, text.unit)}"
     if pages is not None:
         line += f" chosen by --pages {pages}"
     if coverage.without_text:

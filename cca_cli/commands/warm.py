@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 app = typer.Typer(
-    help="Keep a process ready that has loaded everything: ask, ingest, summarise start at once.",
+    help="Keep a process ready in which ask and others start at once.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -34,10 +34,11 @@ def start(
     verbose: VerboseOpt = 0,
     debug: DebugOpt = False,
 ) -> None:
-    """Start the process; `cca ask`, `ingest` and `summarise` then run in copies of it.
+    """Start the process that has loaded everything already.
 
-    It holds the libraries and, on a CPU, the default model (CCA_MODEL), and computes nothing
-    until it is asked. It listens on a socket that only you can open. CCA_WARM=off passes it by.
+    `cca ask`, `ingest` and `summarise` then run in copies of it. It holds the libraries and, on a
+    CPU, the default model (CCA_MODEL), and computes nothing until it is asked. It listens on a
+    socket that only you can open. CCA_WARM=off passes it by.
 
     \b
     Examples:
