@@ -1,50 +1,20 @@
 """MoBA: its choice of blocks by hand, and its two ways of generating."""
 
-from typing import Any
-
 import pytest
 import torch
+from peer_blocks import Peer, draw, numbered, place
 from torch import Tensor
 
-from cca_models.peers import Place, blocks, moba, oracle
+from cca_models.peers import blocks, moba, oracle
 from cca_models.peers.moba import RECORD
 
 SETTINGS = {"block": 4, "count": 2, "sparse_decode": False}
-
-
-def place(heads: int, kv_heads: int, dim: int) -> Place:
-    frequencies = torch.ones(dim // 2)
-    return Place(
-        layer=0, layers=1, heads=heads, kv_heads=kv_heads, head_dim=dim, frequencies=frequencies
-    )
-
-
-def read(q: Tensor, k: Tensor, v: Tensor, steps: tuple[int, ...] = (), **settings: Any) -> Tensor:
-    layer = RECORD.make(place(q.shape[1], k.shape[1], q.shape[3]), **{**SETTINGS, **settings})
-    parts = [t.split(steps or q.shape[2], 2) for t in (q, k, v)]
-    return torch.cat([layer.attend(*part, scale=0.5) for part in zip(*parts, strict=True)], 2)
-
-
-def by_definition(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    where = place(q.shape[1], k.shape[1], q.shape[3])
-    return RECORD.oracle(q, k, v, scale=0.5, place=where, **{**SETTINGS, **settings})
+PEER = Peer(RECORD, SETTINGS, scale=0.5)
+read, by_definition = PEER.read, PEER.by_definition
 
 
 def full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return oracle.by_mask(q, k, v, oracle.causal(q.shape[2]), scale=0.5)
-
-
-def draw(heads: int, kv_heads: int, length: int, dim: int = 8, *, seed: int = 0) -> list[Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(2, h, length, dim, generator=random, dtype=torch.float64)
-        for h in (heads, kv_heads, kv_heads)
-    ]
-
-
-def numbered(length: int, dim: int = 2) -> Tensor:
-    """Values that tell which tokens were read: the mean of their numbers comes out."""
-    return torch.arange(length, dtype=torch.float64)[:, None].expand(1, 1, length, dim).clone()
 
 
 def test_the_own_block_and_the_best_by_mean_key() -> None:

@@ -4,44 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from peer_blocks import Peer, draw, numbered, place
 from torch import Tensor
 
-from cca_models.peers import Place, blocks, nsa
+from cca_models.peers import blocks, nsa
 from cca_models.peers.nsa import RECORD
 
 SETTINGS = {"block": 4, "count": 3, "window": 6, "initial": 1, "local": 1}
 POOLED, CHOSEN, WINDOW = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
-
-
-def place(heads: int, kv_heads: int, dim: int) -> Place:
-    frequencies = torch.ones(dim // 2)
-    return Place(
-        layer=0, layers=1, heads=heads, kv_heads=kv_heads, head_dim=dim, frequencies=frequencies
-    )
-
-
-def read(q: Tensor, k: Tensor, v: Tensor, steps: tuple[int, ...] = (), **settings: Any) -> Tensor:
-    layer = RECORD.make(place(q.shape[1], k.shape[1], q.shape[3]), **{**SETTINGS, **settings})
-    parts = [t.split(steps or q.shape[2], 2) for t in (q, k, v)]
-    return torch.cat([layer.attend(*part, scale=1.0) for part in zip(*parts, strict=True)], 2)
-
-
-def by_definition(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    where = place(q.shape[1], k.shape[1], q.shape[3])
-    return RECORD.oracle(q, k, v, scale=1.0, place=where, **{**SETTINGS, **settings})
-
-
-def draw(heads: int, kv_heads: int, length: int, dim: int = 8, *, seed: int = 0) -> list[Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(2, h, length, dim, generator=random, dtype=torch.float64)
-        for h in (heads, kv_heads, kv_heads)
-    ]
-
-
-def numbered(length: int, dim: int = 2) -> Tensor:
-    """Values that tell which tokens were read: the mean of their numbers comes out."""
-    return torch.arange(length, dtype=torch.float64)[:, None].expand(1, 1, length, dim).clone()
+PEER = Peer(RECORD, SETTINGS, scale=1.0)
+read, by_definition = PEER.read, PEER.by_definition
 
 
 def test_pooled_blocks_are_seen_once_they_are_full() -> None:
