@@ -22,8 +22,10 @@ from cca_cli.errors import InputError, MissingMemoryError
 from cca_cli.library_draft import Draft
 from cca_cli.library_entry import Entry, Fingerprint, Settings, entry_row
 from cca_cli.library_files import (
+    DRAFT_PREFIX,
     UNREADABLE,
     disk_bytes,
+    key_of,
     make_private_dir,
     remove_tree,
     set_aside,
@@ -110,7 +112,7 @@ class Library:
 
     def draft_path(self, fingerprint: Fingerprint) -> Path:
         """Return the directory of an entry in the making."""
-        return self.root / f".draft-{fingerprint.key}"
+        return self.root / f"{DRAFT_PREFIX}{fingerprint.key}"
 
     def open_draft(self, fingerprint: Fingerprint, settings: Settings) -> Draft:
         """Return the draft of an entry; call it while holding the key."""
@@ -195,7 +197,7 @@ class Library:
             row = draft_row(path) if path.name.startswith(".") else None
             if row is None and Entry.open(path) is not None:
                 continue
-            by_key = len(query) >= 4 and _key_of(path).startswith(query)
+            by_key = len(query) >= 4 and key_of(path).startswith(query)
             named = row is not None and (
                 query == row["name"] or os.path.abspath(query) == row["path"]
             )
@@ -209,7 +211,7 @@ class Library:
             return []
         with os.scandir(self.root) as inside:
             names = sorted(item.name for item in inside if item.is_dir(follow_symlinks=False))
-        return [self.root / n for n in names if not n.startswith(".") or n.startswith(".draft-")]
+        return [self.root / n for n in names if not n.startswith(".") or n.startswith(DRAFT_PREFIX)]
 
     def remove(self, path: Path) -> int:
         """Remove the directory of an entry or a draft; readers of it are not disturbed.
@@ -220,11 +222,11 @@ class Library:
         Raises:
             MissingMemoryError: If another process is making it right now.
         """
-        with self.locks.try_hold(_key_of(path)) as free:
+        with self.locks.try_hold(key_of(path)) as free:
             if not free:
                 raise MissingMemoryError(
-                    f"{_key_of(path)[:12]} is being read by another cca "
-                    f"(pid {self.locks.holder(_key_of(path))})",
+                    f"{key_of(path)[:12]} is being read by another cca "
+                    f"(pid {self.locks.holder(key_of(path))})",
                     hint="wait for it, or stop it first",
                 )
             size = disk_bytes(path) if path.is_dir() else 0
@@ -237,7 +239,7 @@ class Library:
         Returns:
             Whether it went, or would go.
         """
-        key = _key_of(path)
+        key = key_of(path)
         with self.locks.try_hold(key) as free:
             if not free:
                 return False
@@ -273,7 +275,3 @@ class Library:
             on_wait: Called once with the holder if there is need to wait.
         """
         return self.locks.hold(fingerprint.key, on_wait=on_wait)
-
-
-def _key_of(path: Path) -> str:
-    return path.name.removeprefix(".draft-")

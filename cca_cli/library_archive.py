@@ -27,6 +27,7 @@ from cca_cli.library_check import thorough_damage
 from cca_cli.library_draft import Draft
 from cca_cli.library_entry import FILES, MANIFEST, NEEDED, Entry
 from cca_cli.library_files import (
+    DRAFT_PREFIX,
     UNREADABLE,
     encode_json,
     make_private_dir,
@@ -188,7 +189,7 @@ def _import_one(
         stack.enter_context(library.locks.hold(key, on_wait=on_wait))
         there = Entry.open(target)
         new = there is None or there.damage() is not None
-        path = library.root / f".draft-{key}"
+        path = library.root / f"{DRAFT_PREFIX}{key}"
         if new:
             _expect_room(library.root, name, sum(int(r["bytes"]) for r in expected.values()))
             remove_tree(path)

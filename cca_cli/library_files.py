@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "DRAFT_PREFIX",
     "UNREADABLE",
     "at_once",
     "check_safetensors",
     "disk_bytes",
     "encode_json",
     "file_sha256",
+    "key_of",
     "make_private_dir",
     "read_json",
     "remove_tree",
@@ -31,6 +33,9 @@ __all__ = [
     "write_with",
 ]
 
+DRAFT_PREFIX = ".draft-"
+"""How the name of an entry in the making begins; its key follows."""
+
 UNREADABLE = (
     AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
 )  # fmt: skip
@@ -39,6 +44,11 @@ UNREADABLE = (
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This directory holds memories of documents, made by cca. They can be made again.
 """
+
+
+def key_of(path: Path) -> str:
+    """Return the key of an entry from its directory, finished or in the making."""
+    return path.name.removeprefix(DRAFT_PREFIX)
 
 
 def make_private_dir(path: Path) -> None:

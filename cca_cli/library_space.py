@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cca_cli.errors import UsageError
 from cca_cli.formatting import format_bytes
 from cca_cli.library_entry import MANIFEST
-from cca_cli.library_files import disk_bytes
+from cca_cli.library_files import disk_bytes, key_of
 
 if TYPE_CHECKING:
     from cca_cli.library import Library
@@ -130,7 +130,7 @@ def tenants(library: Library) -> list[Tenant]:
     rows = {str(row["key"]): row for row in library.listing()}
     found = []
     for path in library.directories():
-        key = path.name.removeprefix(".draft-")
+        key = key_of(path)
         ready = path.name == key
         row = rows.get(key, {})
         manifest = path / MANIFEST

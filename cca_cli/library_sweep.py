@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cca_cli.library import Library
 from cca_cli.library_draft import Draft
-from cca_cli.library_files import remove_tree
+from cca_cli.library_files import DRAFT_PREFIX, key_of, remove_tree
 from cca_cli.library_listing import draft_row
 
 __all__ = ["sweep"]
@@ -38,7 +38,7 @@ def sweep(library: Library, *, spare: str = "") -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ASIDE_SECONDS:
                 path.unlink()
-    for path in library.root.glob(".draft-*"):
+    for path in library.root.glob(f"{DRAFT_PREFIX}*"):
         # A disk that is full or another process that is quicker: what stays is swept next time.
         with suppress(OSError):
             _sweep_draft(library, path, spare)
@@ -47,7 +47,7 @@ def sweep(library: Library, *, spare: str = "") -> None:
 
 
 def _sweep_draft(library: Library, path: Path, spare: str) -> None:
-    key = path.name.removeprefix(".draft-")
+    key = key_of(path)
     row = draft_row(path)
     recent = time.time() - path.stat().st_mtime < _DRAFT_DAYS * 86400
     of_use = row is not None and (row["done"] or key == spare)

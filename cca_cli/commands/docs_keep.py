@@ -68,6 +68,8 @@ def rm(
       cca docs rm book.pdf
       cca docs rm --all
     """
+    from cca_cli.library_files import key_of
+
     console = Console.of(ctx)
     if bool(doc) == everything:
         raise UsageError("name the documents to remove, or --all", hint="cca docs ls")
@@ -88,9 +90,7 @@ def rm(
     if console.human:
         console.note(f"removed {_entries(len(paths))}, {format_bytes(freed)}")
     else:
-        console.json(
-            {"removed": [path.name.removeprefix(".draft-") for path in paths], "bytes": freed}
-        )
+        console.json({"removed": [key_of(path) for path in paths], "bytes": freed})
 
 
 def prune(
