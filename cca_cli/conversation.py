@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from cca_cli.errors import CLIError
 from cca_cli.failures import explain
 from cca_cli.formatting import format_duration
 from cca_cli.inputs import unique_names
-from cca_cli.model_loading import open_model, warn_of_length
+from cca_cli.model_loading import asked_model, warn_of_length
 from cca_cli.questions import Question
 
 if TYPE_CHECKING:
@@ -37,16 +37,7 @@ _TURNS = 2
 def load(console: Console, settings: Settings) -> tuple[LanguageModel, float]:
     """Load the model that the settings name; returns it with the seconds that this took."""
     started = time.perf_counter()
-    model = open_model(
-        console,
-        settings.model,
-        adapter=settings.adapter,
-        device=settings.device,
-        dtype=settings.dtype,
-        group_size=settings.group_size,
-        window=settings.window,
-        offline=settings.offline,
-    )
+    model = asked_model(console, asdict(settings))
     return model, time.perf_counter() - started
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,16 +73,8 @@ class Settings:
     def reading(self, console: Console, path: str) -> ReadOptions:
         """Return how one of the documents is read."""
         from cca_cli.document_text import ReadOptions
-        from cca_cli.passwords import password_source
 
-        return ReadOptions(
-            pages=self.pages,
-            password=password_source(console, self.password_file, path),
-            backend=self.pdf_backend,
-            kind=self.kind,
-            encoding=self.encoding,
-            strict=self.strict,
-        )
+        return ReadOptions.asked(console, path, asdict(self))
 
     def check(self, console: Console, paths: Sequence[str]) -> None:
         """Refuse, before a model is loaded, what can be seen at once to be impossible.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cca_cli.errors import InputError
 from cca_cli.formatting import format_count, format_ranges
 from cca_cli.library_entry import Fingerprint, StoredText
 from cca_cli.library_files import file_sha256
+from cca_cli.passwords import password_source
 
 if TYPE_CHECKING:
+    from cca_cli.console import Console
     from cca_cli.documents.formats import Kind
     from cca_models.documents import Document
     from cca_models.engine import LanguageModel
@@ -58,6 +60,24 @@ class ReadOptions:
     kind: Kind | None = None
     encoding: str | None = None
     strict: bool = False
+
+    @classmethod
+    def asked(cls, console: Console, path: str, options: Mapping[str, Any]) -> ReadOptions:
+        """Take what a command's options say of reading a file.
+
+        Args:
+            console: Where its password is asked for, if there is need.
+            path: The file.
+            options: Of the command, by the names of its parameters: its context's `params`.
+        """
+        return cls(
+            pages=options["pages"],
+            password=password_source(console, options["password_file"], path),
+            backend=options["pdf_backend"],
+            kind=options["kind"],
+            encoding=options["encoding"],
+            strict=options["strict"],
+        )
 
     def read(self, path: str) -> Document:
         """Read a file, or standard input for "-".

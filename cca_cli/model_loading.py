@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cca_cli.console import Console
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_GROUP_SIZE",
     "DEFAULT_MODEL",
     "DEFAULT_WINDOW",
+    "asked_model",
     "expect_window",
     "model_json",
     "open_model",
@@ -28,6 +30,30 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ADAPTER = "default"
 DEFAULT_GROUP_SIZE = 16
 DEFAULT_WINDOW = 1024
+
+
+def asked_model(console: Console, options: Mapping[str, Any]) -> LanguageModel:
+    """Open the model that a command's options ask for.
+
+    Args:
+        console: For progress and warnings.
+        options: Of the command, by the names of its parameters: its context's `params`. One
+            without --group-size and --window takes the adapter's.
+
+    Raises:
+        UsageError: If window and group_size contradict each other.
+        ModelError: If model or adapter is missing, damaged or of another kind.
+    """
+    return open_model(
+        console,
+        options["model"],
+        adapter=options["adapter"],
+        device=options["device"],
+        dtype=options["dtype"],
+        group_size=options.get("group_size"),
+        window=options.get("window"),
+        offline=options["offline"],
+    )
 
 
 @heard_interrupts()

@@ -1,8 +1,9 @@
 """Option types that several commands share, so that they read and behave alike everywhere.
 
 A command declares the output options (--json, --quiet, ...) under these names and leaves them to
-`Console.of(ctx)`, which reads them. Callbacks would do it too, but Typer takes a millisecond for
-each when the program starts.
+`Console.of(ctx)`, which reads them; so do `ReadOptions.asked` and `asked_model` with those on
+files and on the model. Callbacks would do it too, but Typer takes a millisecond for each when the
+program starts.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from cca_cli.console import Console
 from cca_cli.errors import CLIError, PartialFailureError, UsageError
 from cca_cli.failures import explain
 from cca_cli.formatting import format_duration
-from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, open_model
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, asked_model
 from cca_cli.options import (
     AdapterOpt,
     DebugOpt,
@@ -80,7 +80,6 @@ def count(
     from cca_cli.collecting import collect_documents
     from cca_cli.document_text import ReadOptions
     from cca_cli.dry_run import measured, say
-    from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
     files = collect_documents(console, files)
@@ -90,27 +89,11 @@ def count(
     loaded: LanguageModel | None = None
     records: list[dict[str, Any]] = []
     for file in files:
-        options = ReadOptions(
-            pages=pages,
-            password=password_source(console, password_file, file),
-            backend=pdf_backend,
-            kind=kind,
-            encoding=encoding,
-            strict=strict,
-        )
+        options = ReadOptions.asked(console, file, ctx.params)
         first_warning = len(console.warnings)
         try:
             options.check(file)
-            loaded = loaded or open_model(
-                console,
-                model,
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                group_size=group_size,
-                window=window,
-                offline=offline,
-            )
+            loaded = loaded or asked_model(console, ctx.params)
             text, facts = measured(console, loaded, file, options)
         except CLIError as error:
             # The next file may fare better, unless the model or the disk is at fault.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cca_cli.console import Console
-from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, asked_model
 from cca_cli.options import (
     AdapterOpt,
     DebugOpt,
@@ -133,7 +133,6 @@ def evaluate(
         run_tasks,
         save_plot,
     )
-    from cca_cli.model_loading import open_model
 
     console = Console.of(ctx)
     chosen = check_request(tasks, methods, data=data, data_file=data_file, untuned=untuned)
@@ -143,10 +142,7 @@ def evaluate(
             check_output(path, option)
     if plot is not None:
         check_plot(plot, chosen.tasks)
-    loaded = open_model(
-        console, model, adapter=adapter, device=device, dtype=dtype, group_size=group_size,
-        window=window, offline=offline,
-    )  # fmt: skip
+    loaded = asked_model(console, ctx.params)
     provenance = describe(loaded, chosen, lengths=tokens, limit=limit, seed=seed)
     results = run_tasks(
         console, loaded, chosen, provenance, lengths=tokens, limit=limit, seed=seed,

@@ -14,8 +14,8 @@ from cca_cli.formatting import format_bytes
 from cca_cli.model_loading import (
     DEFAULT_ADAPTER,
     DEFAULT_MODEL,
+    asked_model,
     model_json,
-    open_model,
     warn_of_length,
 )
 from cca_cli.options import (
@@ -90,7 +90,6 @@ def ingest(
     # Listing the commands must not wait for what only reading needs.
     from cca_cli.collecting import collect_documents
     from cca_cli.document_text import ReadOptions
-    from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
     files = collect_documents(console, files)
@@ -100,28 +99,12 @@ def ingest(
     records: list[dict[str, Any]] = []
     failures: list[Exception] = []
     for file in files:
-        options = ReadOptions(
-            pages=pages,
-            password=password_source(console, password_file, file),
-            backend=pdf_backend,
-            kind=kind,
-            encoding=encoding,
-            strict=strict,
-        )
+        options = ReadOptions.asked(console, file, ctx.params)
         start = time.perf_counter()
         first_warning = len(console.warnings)
         try:
             options.check(file)
-            loaded = loaded or open_model(
-                console,
-                model,
-                adapter=adapter,
-                device=device,
-                dtype=dtype,
-                group_size=group_size,
-                window=window,
-                offline=offline,
-            )
+            loaded = loaded or asked_model(console, ctx.params)
             opened = _open(file, loaded, console, options, force)
             warn_of_length(console, loaded, opened.document.name, len(opened.text.ids))
         except Exception as error:

@@ -10,7 +10,7 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.formatting import format_duration, format_ranges
-from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, model_json, open_model
+from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, asked_model, model_json
 from cca_cli.options import (
     AdapterOpt,
     DebugOpt,
@@ -80,22 +80,12 @@ def summarise(
     # Importing these for --help would slow it down.
     from cca_cli.document_text import ReadOptions
     from cca_cli.ingestion import open_text
-    from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
-    options = ReadOptions(
-        pages=pages,
-        password=password_source(console, password_file, document),
-        backend=pdf_backend,
-        kind=kind,
-        encoding=encoding,
-        strict=strict,
-    )
+    options = ReadOptions.asked(console, document, ctx.params)
     options.check(document)
     text = open_text(document, console=console, options=options)
-    loaded = open_model(
-        console, model, adapter=adapter, device=device, dtype=dtype, offline=offline
-    )
+    loaded = asked_model(console, ctx.params)
     # torch is loaded by now.
     from cca_models.reading import Summariser
 

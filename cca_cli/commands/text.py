@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,20 +78,13 @@ def text(
     from cca_cli.document_text import ReadOptions
     from cca_cli.documents.ranges import select_pages
     from cca_cli.ingestion import open_text
-    from cca_cli.passwords import password_source
 
     console = Console.of(ctx)
     if original and outline:
         raise UsageError("--original and --outline exclude each other", hint="leave one out")
-    options = ReadOptions(
-        password=password_source(console, password_file, file),
-        backend=pdf_backend,
-        kind=kind,
-        encoding=encoding,
-        strict=strict,
-    )
     # The whole document is read for one page of it, too: what is a running head, and which
     # hyphens are meant, shows on the other pages.
+    options = replace(ReadOptions.asked(console, file, ctx.params), pages=None)
     document = open_text(file, console=console, options=options)
     numbers = select_pages(
         pages, [page.label for page in document.pages], name=document.name, unit=document.unit
