@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cca_cli.errors import CLIError, ExitCode
 
-__all__ = ["Failure", "explain"]
+__all__ = ["Failure", "concerns_document", "explain"]
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Where a directory is to be made: no permission, or something else in its place.
@@ -73,6 +73,14 @@ def explain(error: BaseException) -> Failure:
         hint="re-run with --debug for the traceback",
         expected=False,
     )
+
+
+def concerns_document(error: BaseException) -> bool:
+    """Say whether an error is one document's own: the next one may fare better.
+
+    A model that is missing or a disk that is full stays as it is.
+    """
+    return isinstance(error, CLIError) and error.code in (ExitCode.INPUT, ExitCode.TOO_LONG)
 
 
 def _sentence(error: BaseException) -> str:

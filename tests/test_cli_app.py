@@ -16,7 +16,7 @@ import pytest
 from cca_cli import __version__, errors
 from cca_cli.app import run
 from cca_cli.commands import docs
-from cca_cli.failures import explain
+from cca_cli.failures import concerns_document, explain
 from cca_models import errors as model_errors
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +115,22 @@ def test_exit_codes(
     assert lines[0].startswith(f"cca: error: {message}")
     assert len(lines) <= 2 and all(line.startswith("hint: ") for line in lines[1:])
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "own"),
+    [
+        (errors.InputError("odd"), True),
+        (errors.TooLongError("odd"), True),
+        (errors.UsageError("odd"), False),
+        (errors.ModelUnusableError("odd"), False),
+        (errors.ResourceError("odd"), False),
+        (model_errors.DownloadError("odd"), False),
+        (OSError(errno.ENOSPC, "No space left"), False),
+    ],
+)
+def test_after_which_errors_the_next_document_is_tried(error: Exception, own: bool) -> None:
+    assert concerns_document(error) is own
 
 
 def test_lock_timeout_of_the_real_library() -> None:

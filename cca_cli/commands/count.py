@@ -9,7 +9,7 @@ import typer
 
 from cca_cli.console import Console
 from cca_cli.errors import CLIError, PartialFailureError, UsageError
-from cca_cli.failures import explain
+from cca_cli.failures import concerns_document, explain
 from cca_cli.formatting import format_duration
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, asked_model
 from cca_cli.options import (
@@ -96,8 +96,7 @@ def count(
             loaded = loaded or asked_model(console, ctx.params)
             text, facts = measured(console, loaded, file, options)
         except CLIError as error:
-            # The next file may fare better, unless the model or the disk is at fault.
-            if alone or error.code not in (4, 5):
+            if alone or not concerns_document(error):
                 raise
             failure = explain(error)
             records.append({"path": file, "error": failure.to_json()})

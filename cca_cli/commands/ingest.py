@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cca_cli.console import Console
-from cca_cli.errors import CLIError, PartialFailureError, UsageError
-from cca_cli.failures import explain
+from cca_cli.errors import PartialFailureError, UsageError
+from cca_cli.failures import concerns_document, explain
 from cca_cli.formatting import format_bytes
 from cca_cli.model_loading import (
     DEFAULT_ADAPTER,
@@ -109,7 +109,7 @@ def ingest(
             warn_of_length(console, loaded, opened.document.name, len(opened.text.ids))
         except Exception as error:
             failure = explain(error)
-            if len(files) == 1 or not failure.expected or not _concerns_file(error):
+            if len(files) == 1 or not failure.expected or not concerns_document(error):
                 raise
             failures.append(error)
             records.append({"path": file, "error": failure.to_json()})
@@ -144,11 +144,6 @@ def _open(
         options=options,
         cache="refresh" if force else "use",
     )
-
-
-def _concerns_file(error: Exception) -> bool:
-    """Whether the next file may fare better; a missing model or a full disk stays as it is."""
-    return isinstance(error, CLIError) and error.code in (4, 5)
 
 
 def _record(
