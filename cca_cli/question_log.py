@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cca_cli.errors import InputError
 from cca_cli.paths import data_dir
+from cca_cli.switches import means_off
 
 if TYPE_CHECKING:
     import sqlite3
@@ -46,7 +47,7 @@ _JSON = ("documents", "citations", "settings", "error")
 
 def is_on() -> bool:
     """Say whether CCA_LOG leaves the log on."""
-    return os.environ.get("CCA_LOG", "").strip().lower() not in ("off", "0", "no", "false")
+    return not means_off(os.environ.get("CCA_LOG", "").strip())
 
 
 def log_path() -> Path:

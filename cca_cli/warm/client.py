@@ -14,7 +14,6 @@ __all__ = ["COMMANDS", "hand_over"]
 
 # Those that load a model and do not talk to a terminal.
 COMMANDS = frozenset({"ask", "ingest", "summarise", "summarize"})
-_OFF = frozenset({"0", "off", "no", "false"})
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,7 +30,10 @@ def hand_over(args: Sequence[str], command: str | None) -> int | None:
     """
     if command not in COMMANDS or {"-h", "--help"} & set(args) or not hasattr(os, "fork"):
         return None
-    if os.environ.get("CCA_WARM", "").lower() in _OFF:
+    # Commands that are never handed over need not wait for more imports.
+    from cca_cli.switches import means_off
+
+    if means_off(os.environ.get("CCA_WARM", "")):
         return None
     link = _meet()
     if link is None:
