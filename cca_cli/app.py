@@ -32,7 +32,7 @@ from cca_cli.failures import explain
 from cca_cli.formatting import strip_control
 from cca_cli.options import DebugOpt, QuietOpt, VerboseOpt
 from cca_cli.streams import close_stdout, close_streams, prepare_streams
-from cca_cli.usage_errors import usage_failure
+from cca_cli.usage_errors import form_of, usage_failure
 
 if TYPE_CHECKING:
     import logging
@@ -182,10 +182,7 @@ def run(args: Sequence[str], *, models: dict[Any, LanguageModel] | None = None) 
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             return ExitCode.USAGE
-        if "--json" in options:
-            console.mode = "json"
-        elif "--jsonl" in options:
-            console.mode = "jsonl"
+        console.mode = form_of(options) or console.mode
         if console.debug:
             _print_traceback(error)
         failure = usage_failure(error) or explain(error)

@@ -1,17 +1,28 @@
-"""Complaints of the command line's parser, as failures of ours, with the source of a bad value."""
+"""Complaints of the command line's parser, as failures of ours, with the source of a bad value.
+
+What cannot be parsed must be complained of in the right form, too: `form_of` looks for it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from cca_cli.console import Console
+from cca_cli.console import Console, Mode
 from cca_cli.errors import ExitCode
 from cca_cli.failures import Failure
 
-__all__ = ["usage_failure"]
+__all__ = ["form_of", "usage_failure"]
+
+
+def form_of(args: Sequence[str]) -> Mode | None:
+    """Judge by arguments that nobody has parsed which form they ask for; None if they do not."""
+    if "--json" in args:
+        return "json"
+    return "jsonl" if "--jsonl" in args else None
 
 
 def usage_failure(error: BaseException) -> Failure | None:

@@ -119,16 +119,20 @@ def test_signals_reach_the_command(warm: Warm, number: int, code: int) -> None:
     _until(lambda: not warm.state()["active"])
 
 
-def test_a_killed_command_is_said(warm: Warm) -> None:
-    process = warm.start("ask", "-", "Wer?")
+@pytest.mark.parametrize("form", [[], ["--json"], ["--jsonl"]], ids=["text", "json", "jsonl"])
+def test_a_killed_command_is_said(warm: Warm, form: list[str]) -> None:
+    process = warm.start("ask", "-", "Wer?", *form)
     _until(lambda: warm.state()["active"])
     (child,) = _children(warm.state()["pid"])
     os.kill(child, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.startswith(
-        "cca: error: the process that ran the command, a copy of the warm one, was killed\nhint: "
-    )
+    told = "the process that ran the command, a copy of the warm one, was killed"
+    if form:
+        error = json.loads(err)["error"]
+        assert (error["code"], error["message"]) == (1, told) and error["hint"]
+    else:
+        assert err.startswith(f"cca: error: {told}\nhint: ")
 
 
 def test_a_folder_that_others_may_enter_is_not_used(warm: Warm) -> None:

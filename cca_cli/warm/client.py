@@ -125,9 +125,10 @@ def _killed(args: Sequence[str]) -> int:
     from cca_cli.console import Console
     from cca_cli.errors import ExitCode
     from cca_cli.failures import Failure
+    from cca_cli.usage_errors import form_of
 
     console = Console()
-    console.mode = "json" if "--json" in args else "jsonl" if "--jsonl" in args else "human"
+    console.mode = form_of(args) or console.mode
     failure = Failure(
         code=ExitCode.INTERNAL,
         message="the process that ran the command, a copy of the warm one, was killed",
