@@ -80,7 +80,8 @@ def concerns_document(error: BaseException) -> bool:
 
     A model that is missing or a disk that is full stays as it is.
     """
-    return isinstance(error, CLIError) and error.code in (ExitCode.INPUT, ExitCode.TOO_LONG)
+    failure = explain(error)
+    return failure.expected and failure.code in (ExitCode.INPUT, ExitCode.TOO_LONG)
 
 
 def _sentence(error: BaseException) -> str:

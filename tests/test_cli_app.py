@@ -122,6 +122,8 @@ def test_exit_codes(
     [
         (errors.InputError("odd"), True),
         (errors.TooLongError("odd"), True),
+        (model_errors.ContextTooLongError("odd"), True),
+        (ValueError("a bug"), False),
         (errors.UsageError("odd"), False),
         (errors.ModelUnusableError("odd"), False),
         (errors.ResourceError("odd"), False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cca_cli.console import Console
-from cca_cli.errors import CLIError, PartialFailureError, UsageError
+from cca_cli.errors import PartialFailureError, UsageError
 from cca_cli.failures import concerns_document, explain
 from cca_cli.formatting import format_duration
 from cca_cli.model_loading import DEFAULT_ADAPTER, DEFAULT_MODEL, asked_model
@@ -95,7 +95,7 @@ def count(
             options.check(file)
             loaded = loaded or asked_model(console, ctx.params)
             text, facts = measured(console, loaded, file, options)
-        except CLIError as error:
+        except Exception as error:
             if alone or not concerns_document(error):
                 raise
             failure = explain(error)
