@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from tiny_checkpoint import make_tiny_checkpoint
 
 from cca_models import benchmarks, benchmarks_process, layer_memory
 from cca_models.benchmarks import Workload, plan_case, rounds, run_case
-from cca_models.benchmarks_cells import measure_cell
+from cca_models.benchmarks_cells import WARM_STEPS, measure_cell, warm_up
 from cca_models.benchmarks_engine import CCAContender
 from cca_models.benchmarks_memory import PeakMemory, free_host_bytes, held_bytes
 from cca_models.benchmarks_process import TaskFailed, run_task
 from cca_models.benchmarks_results import Measurement, add_ratios, make_row, percentile
-from cca_models.benchmarks_sampling import extrapolate, integrate, sample_chunks, sample_order
+from cca_models.benchmarks_sampling import (
+    extrapolate,
+    integrate,
+    sample_chunks,
+    sample_order,
+    steady_seconds,
+)
 from cca_models.benchmarks_sizes import CCA_CHUNK, SHAPES, shape_config, tensor_shapes
 from cca_models.benchmarks_weights import random_weights
 from cca_models.checkpoints import Checkpoint
@@ -123,6 +130,44 @@ def test_sampling_stops_when_the_budget_is_spent_but_has_three(clock: WorkClock)
     assert len(sample_chunks(chunk, 50, most=9, budget=1)) == 3
     assert len(sample_chunks(chunk, 50, most=9, budget=1000)) == 9
     assert len(sample_chunks(chunk, 2, most=9, budget=1000)) == 2
+
+
+def test_what_a_first_call_compiles_does_not_count() -> None:
+    def takes(*seconds: float) -> Callable[[], float]:
+        return iter(seconds).__next__
+
+    assert steady_seconds(takes(9.0, 0.1, 0.3, 0.2, 0.1), compiles=True) == 0.2
+    assert steady_seconds(takes(9.0, 8.0), compiles=True) == 8.0
+    assert steady_seconds(takes(9.0)) == 9.0
+    assert steady_seconds(takes(0.5, 0.1, 0.3, 0.2), compiles=True) == 0.2
+
+
+def test_a_first_step_that_compiles_is_followed_by_others(clock: WorkClock) -> None:
+    steps: list[float] = []
+
+    def step() -> None:
+        clock.now += 1 if steps else 30
+        steps.append(clock.now)
+
+    warm_up(step)
+    assert len(steps) == 1
+    steps.clear()
+    warm_up(step, compiles=True)
+    assert len(steps) == WARM_STEPS
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_first_chunk_that_compiles_is_timed_again(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    contender = cca_contender(TINY, 4 * CHUNK)
+    times = iter([20.0] + 9 * [0.5])
+    monkeypatch.setattr(contender, "_read", lambda *where: next(times))
+    monkeypatch.setattr(contender, "_filled", lambda tokens: None)
+    monkeypatch.setattr(CCAContender, "_chunk", CHUNK)
+    monkeypatch.setattr(type(contender.model), "device", torch.device(device))
+    estimate = contender.estimate(4 * CHUNK, math.inf)
+    assert estimate == pytest.approx(2.0) if device == "cuda" else estimate > 20
 
 
 @pytest.mark.parametrize("length", [1000, 640, 64])
@@ -312,6 +357,16 @@ def test_peak_is_that_of_the_time_since_the_reset() -> None:
         assert peak.read() < after - (30 << 20)
 
 
+def test_a_gpu_keeps_nothing_reserved_from_before_the_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device, name=name: calls.append(name))
+    PeakMemory(torch.device("cuda")).reset()
+    assert calls == ["empty_cache", "reset_peak_memory_stats"]
+
+
 def test_free_memory_is_plausible() -> None:
     assert 1 << 20 < free_host_bytes() < 1 << 50
 
@@ -332,6 +387,14 @@ def test_dense_llama2_at_128k_does_not_fit_on_80_gb_and_cca_does() -> None:
     assert not full.fits and cca.fits
     assert cca.needs.kv < 0.08 * full.needs.kv
     assert plan_case(workload(), MACHINE, "full", 32768).fits
+
+
+@pytest.mark.parametrize("method", benchmarks.METHODS)
+def test_on_80_gb_what_keeps_all_of_llama2_at_128k_is_refused_and_nothing_else(method: str) -> None:
+    bounded = ("cca", "streaming-llm", "lm-infinite", "longformer", "snapkv")
+    assert plan_case(workload(), MACHINE, method, 131072).fits == (method in bounded)
+    assert plan_case(workload(), MACHINE, method, 32768).fits
+    assert plan_case(workload("smollm2-135m", batch=4), MACHINE, method, 131072).fits
 
 
 def test_dense_reads_in_chunks_where_one_shot_does_not_fit() -> None:

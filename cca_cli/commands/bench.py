@@ -165,6 +165,7 @@ def bench(
         run_cells,
     )
     from cca_models.benchmarks import describe_attentions
+    from cca_models.benchmarks_forking import forked_tasks
 
     console = Console.of(ctx)
     form = choose_format(console, form, json=json, operations=ops or tune)
@@ -199,6 +200,8 @@ def bench(
         window=window, offline=offline, device=device, dtype=dtype, threads=threads,
         new_tokens=new_tokens, budget=budget, batch=batch, seed=seed,
     )  # fmt: skip
+    # Until the command ends, whichever way.
+    ctx.with_resource(forked_tasks())
     machine = look_at_machine(console, work, longest=max(tokens))
     turns = repeat or (3 if machine.device.startswith("cuda") else 1)
     provenance = describe(work, machine, lengths=tokens, methods=chosen, repeat=turns)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cca_models.attention_names import PEERS
+from cca_models.benchmarks_forking import Report
 from cca_models.benchmarks_memory import free_host_bytes
-from cca_models.benchmarks_process import Report, TaskFailed, run_task
+from cca_models.benchmarks_process import TaskFailed, run_task
 from cca_models.benchmarks_results import Measurement
 from cca_models.benchmarks_sizes import Needs, cca_needs, dense_needs, peer_needs
 from cca_models.config import CCAConfig

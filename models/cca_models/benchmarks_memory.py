@@ -47,17 +47,41 @@ def held_bytes(tensors: "Iterable[Tensor]") -> int:
     return sum(storages.values())
 
 
-class PeakMemory:
-    """The peak from the last reset on: the allocator's on CUDA, else the process's resident set."""
+def file_bytes() -> int:
+    """Give the part of this process's resident set that belongs to files; 0 if nobody tells."""
+    return _status("RssFile")
 
-    def __init__(self, device: "torch.device") -> None:
-        self._device = device
+
+def _status(name: str) -> int:
+    """Read bytes off the system's account of this process; 0 if it is not there."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+class PeakMemory:
+    """The peak from the last reset on: the allocator's on CUDA, else the process's resident set.
+
+    Args:
+        device: Whose memory.
+        libraries: Bytes to add to a resident set, for libraries that the process shares with the
+            one that it is a copy of.
+    """
+
+    def __init__(self, device: "torch.device", *, libraries: int = 0) -> None:
+        self._device, self._libraries = device, libraries
 
     def reset(self) -> None:
         """Start anew from what is held now."""
         if self._device.type == "cuda":
             import torch
 
+            # What the allocator keeps of earlier tensors would count as reserved for ever.
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
             return
         try:
@@ -72,16 +96,13 @@ class PeakMemory:
             import torch
 
             return int(torch.cuda.max_memory_allocated(self._device))
-        try:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            pass
-        import resource
+        peak = _status("VmHWM")
+        if not peak:
+            import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak *= 1 if sys.platform == "darwin" else 1024
+        return peak + self._libraries
 
     def read_reserved(self) -> int | None:
         """Give the most bytes that the CUDA allocator took from the device; None elsewhere."""

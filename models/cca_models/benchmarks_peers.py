@@ -89,7 +89,7 @@ class PeerContender(CCAContender):
             wait_for(self.model.device)
             return time.perf_counter() - start
 
-        return steady_seconds(run)
+        return steady_seconds(run, compiles=self.model.device.type == "cuda")
 
     @torch.inference_mode()
     def _filled(self, tokens: int) -> Memory:

@@ -1,15 +1,14 @@
 """Running a task of a benchmark in a process of its own; imports no torch."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-Report = Callable[[str, int, int], None]
+from cca_models.benchmarks_forking import CURRENT, Ended, Report, environment_of, messages
 
 
 class TaskFailed(Exception):
@@ -46,24 +45,26 @@ def worker_command() -> list[str]:
 def run_task(task: Mapping[str, Any], *, report: Report | None = None) -> dict[str, Any]:
     """Run a task and give its result.
 
+    Within `forked_tasks` of cca_models.benchmarks_forking the process is a copy of one that has
+    imported everything; else, or where that cannot be, it begins anew.
+
     Raises:
         TaskFailed: If it fails or is killed.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    if task.get("threads"):
-        environment["OMP_NUM_THREADS"] = str(task["threads"])
+    hosts = CURRENT.get()
+    ended = hosts.run(task, report) if hosts is not None else None
+    return _result(ended or _run_anew(task, report))
+
+
+def _run_anew(task: Mapping[str, Any], report: Report | None) -> Ended:
+    """Run a task in a process that imports what it needs itself."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
             worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=environment,
+            env=environment_of(task),
             encoding="utf-8",
         )
         try:
@@ -77,8 +78,7 @@ def run_task(task: Mapping[str, Any], *, report: Report | None = None) -> dict[s
                 if stream is not None:
                     stream.close()
         stderr.seek(0)
-        complaint = stderr.read().strip()
-    return _result(answer, code, complaint)
+        return Ended(answer=answer, code=code, complaint=stderr.read().strip())
 
 
 def _listen(
@@ -92,16 +92,13 @@ def _listen(
     except BrokenPipeError:
         return {}
     answer: dict[str, Any] = {}
-    for line in process.stdout:
-        message = json.loads(line)
-        if "progress" not in message:
-            answer = message
-        elif report is not None:
-            report(*message["progress"])
+    for message in messages(process.stdout, report):
+        answer = message
     return answer
 
 
-def _result(answer: Mapping[str, Any], code: int, complaint: str) -> dict[str, Any]:
+def _result(ended: Ended) -> dict[str, Any]:
+    answer, code, complaint = ended.answer, ended.code, ended.complaint
     if "result" in answer:
         result: dict[str, Any] = answer["result"]
         return result

@@ -202,6 +202,10 @@ def peer_needs(
     kv = per_token * (kept + new_tokens)
     piece = length if peer.whole_prompt else min(length, CCA_CHUNK)
     work = per_token * max(kept, piece) // int(config["num_hidden_layers"])
-    work += _activation_bytes(config, batch * piece, itemsize)
-    work += 4 * batch * int(config["num_attention_heads"]) * min(length, _PEER_BLOCK) * length
+    states = _activation_bytes(config, batch * piece, itemsize)
+    if device.startswith("cuda") and not peer.whole_prompt:
+        states = max(_CUDA_STATES, states)
+    work += (
+        states + 4 * batch * int(config["num_attention_heads"]) * min(length, _PEER_BLOCK) * length
+    )
     return _sum_up(_weight_bytes(config, itemsize), kv, work, device)

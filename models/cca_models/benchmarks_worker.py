@@ -2,7 +2,8 @@
 
 It writes JSON lines to stdout: {"progress": [stage, done, total]} while it works, and one
 {"result": ...} or {"error": ...} at the end. A process for each cell keeps one cell's peak of
-memory out of the next one, and lets a run that the system kills become a row of the table.
+memory out of the next one, and lets a run that the system kills become a row of the table. Copies
+of cca_models.benchmarks_host do the same work the same way.
 """
 
 import contextlib
@@ -35,20 +36,30 @@ _CHECKED_TOKENS = 512
 
 def main() -> None:
     """Do one task."""
-    # What libraries print must not get between the lines of the protocol.
+    out = protocol_stream()
+    work(json.load(sys.stdin), out)
+
+
+def protocol_stream() -> TextIO:
+    """Take stdout for the protocol; what libraries print must not get between its lines."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    return out
+
+
+def work(task: Mapping[str, Any], out: TextIO) -> None:
+    """Do a task and say how it ended."""
     # Where memory runs out, this process is the one to go.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    task = json.load(sys.stdin)
     try:
-        _say(out, {"result": _TASKS[task["do"]](task, out)})
+        say(out, {"result": _TASKS[task["do"]](task, out)})
     except Exception as error:
-        _say(out, {"error": _describe(error)})
+        say(out, {"error": _describe(error)})
 
 
-def _say(out: TextIO, message: Mapping[str, Any]) -> None:
+def say(out: TextIO, message: Mapping[str, Any]) -> None:
+    """Write a line of the protocol."""
     out.write(json.dumps(message) + "\n")
     out.flush()
 
@@ -122,7 +133,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
     length, seed, batch = int(task["length"]), int(task["seed"]), int(task["batch"])
 
     def report(stage: str, done: int, total: int) -> None:
-        _say(out, {"progress": [stage, done, total]})
+        say(out, {"progress": [stage, done, total]})
 
     report("load", 0, 0)
     weights = benchmark_weights(_path(task), task["config"], device=device, dtype=dtype, seed=seed)
@@ -162,7 +173,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         length=length,
         new_tokens=int(task["new_tokens"]),
         budget=float(task["budget"]),
-        peak=PeakMemory(device),
+        peak=PeakMemory(device, libraries=int(task.get("libraries_bytes", 0))),
         report=report,
         energy=_meter(device)[0],
     )

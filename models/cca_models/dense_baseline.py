@@ -6,7 +6,7 @@ layers cost the same, one layer is timed where all of them would take too long.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cca_models.benchmarks_cells import WARM_STEPS, random_rows, wait_for, warm_up
-from cca_models.benchmarks_process import Report
+from cca_models.benchmarks_forking import Report
 from cca_models.benchmarks_sampling import extrapolate, integrate, sample_chunks, steady_seconds
 from cca_models.benchmarks_sizes import DENSE_CHUNK
 from cca_models.dense_model import attention_kernel, dense_model
@@ -228,8 +228,8 @@ class DenseContender:
 
     def _layer_seconds(self, length: int) -> tuple[float, float]:
         """Time one layer in one shot, and what is no layer."""
-        rest = steady_seconds(lambda: self._time_layers(0, length))
-        both = steady_seconds(lambda: self._time_layers(1, length))
+        rest = self._steady(lambda: self._time_layers(0, length))
+        both = self._steady(lambda: self._time_layers(1, length))
         return max(0.0, both - rest), rest
 
     def _forward(self, ids: Tensor, cache: Any, kernel: str | None = None) -> Tensor:
@@ -258,10 +258,13 @@ class DenseContender:
             return self._time_forward(layers, ids, cache)
 
         # The mask is made once for all layers: it is in what a run without layers takes.
-        rest = steady_seconds(lambda: run(0))
-        layer = max(0.0, steady_seconds(lambda: run(1)) - rest)
+        rest = self._steady(lambda: run(0))
+        layer = max(0.0, self._steady(lambda: run(1)) - rest)
         self._both[i] = (layer, rest)
         return layer
+
+    def _steady(self, call: Callable[[], float]) -> float:
+        return steady_seconds(call, compiles=self.device.type == "cuda")
 
     def _time_forward(self, layers: int, ids: Tensor, cache: Any) -> float:
         with self._only(layers):
