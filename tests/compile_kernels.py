@@ -12,11 +12,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from cca_kernels import prefill_forward, prefill_hopper
+from cca_kernels import (
+    block_weights,
+    listed_attention,
+    prefill_forward,
+    prefill_hopper,
+    tile_lists,
+)
 from cca_kernels.hopper_primitives import gluon_descriptor
 from cca_kernels.tiles import tile_for
 
-_ARCHITECTURES = {"ampere": 80, "ada": 89}
+_ARCHITECTURES = {"ampere": 80, "ada": 89, "hopper": 90}
 
 
 def shared_memory(source: Any, arch: int, **options: int) -> int:
@@ -52,6 +58,67 @@ def forward(name: str, head_dim: int) -> int:
     return shared_memory(source, _ARCHITECTURES[name], num_warps=tile.num_warps)
 
 
+# What of the kernel for listed tiles each attention takes; tiles of 64 keys.
+_LISTED: dict[str, dict[str, Any]] = {
+    "window": {"COLUMNS": True, "TURNED": True},
+    "lists": {"LISTED": True},
+    "table": {"LISTED": True, "TABLE": True, "COLUMNS": True},
+    "choice": {"LISTED": True, "CHOICE_BLOCK": 4096},
+    "packed": {"LISTED": True, "HEADS": 3, "REP": 3, "QUERIES": 1, "BLOCK_Q": 16},
+    "pooled": {"KEY_STEP": 64},
+}
+
+
+def listed(name: str, variant: str, head_dim: int) -> int:
+    """Compile one form of the kernel for listed tiles in bfloat16 with the table's tile."""
+    kernel = listed_attention.listed_fwd_kernel
+    tile = tile_for(tile_lists._TILES, name, head_dim, 2)
+    constants: dict[str, Any] = {
+        "REP": 3, "HEADS": 1, "QUERIES": tile.block_q, "KEY_STEP": 1, "LISTED": False,
+        "TABLE": False, "CHOICE_BLOCK": 0, "COLUMNS": False, "TURNED": False, "D": head_dim,
+        "BLOCK_Q": tile.block_q, "BLOCK_K": tile.block_k, "BLOCK_D": head_dim,
+        "STAGES": tile.num_stages, "PRECISION": "tf32", **_LISTED[variant],
+    }  # fmt: skip
+    return plain(kernel, constants, name, 2 if variant == "packed" else tile.num_warps)
+
+
+def weights(name: str, head_dim: int) -> int:
+    """Compile the kernel for weights of blocks."""
+    constants: dict[str, Any] = {
+        "KV": 3, "REP": 3, "D": head_dim, "BLOCK_Q": block_weights._QUERIES,
+        "BLOCK_N": block_weights._BLOCKS, "BLOCK_D": head_dim, "PRECISION": "tf32x3",
+    }  # fmt: skip
+    return plain(block_weights.block_weights_kernel, constants, name, 4)
+
+
+_POINTERS = {
+    **dict.fromkeys(("q", "k", "v", "o", "far_k", "far_v"), "*bf16"),
+    **dict.fromkeys(("lse", "cos", "sin", "means", "weights"), "*fp32"),
+    **dict.fromkeys(("tiles", "counts", "columns"), "*i32"),
+    **dict.fromkeys(("table", "choice"), "*u8"),
+}
+
+
+def plain(kernel: Any, constants: dict[str, Any], name: str, warps: int) -> int:
+    """Compile a kernel whose arguments are pointers, strides, integers and a scale."""
+    signature: dict[str, Any] = {}
+    aligned = {}
+    for i, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument.endswith("_strides"):
+            signature[argument] = ("i64",) * 3
+            aligned.update({(i, axis): [["tt.divisibility", 16]] for axis in range(3)})
+        elif argument in _POINTERS:
+            signature[argument] = _POINTERS[argument]
+            aligned[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[argument] = "fp32" if argument == "scale" else "i32"
+    values = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+    return shared_memory(source, _ARCHITECTURES[name], num_warps=warps)
+
+
 def hopper(head_dim: int) -> int:
     """Compile the Hopper kernel in bfloat16."""
     from triton.experimental.gluon._runtime import GluonASTSource
@@ -82,6 +149,15 @@ def main() -> None:
     """Print kernel, architecture, head dim and bytes of shared memory."""
     rows = [["portable", name, 128, forward(name, 128)] for name in ("ampere", "ada")]
     rows += [["hopper", "hopper", head_dim, hopper(head_dim)] for head_dim in (64, 128, 256)]
+    rows += [
+        [f"listed ({variant})", name, head_dim, listed(name, variant, head_dim)]
+        for name, head_dim, variants in (
+            ("hopper", 64, list(_LISTED)), ("hopper", 128, ["window", "table"]),
+            ("ampere", 64, ["table"]), ("ampere", 128, ["window"]), ("ada", 128, ["table"]),
+        )
+        for variant in variants
+    ]  # fmt: skip
+    rows += [["weights", name, 128, weights(name, 128)] for name in ("hopper", "ampere")]
     print(json.dumps(rows))
 
 

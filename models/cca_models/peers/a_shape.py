@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cca_models.peers import oracle, sdpa
+from cca_models.peers import kernels, oracle, sdpa
 from cca_models.peers.prompt_sparse import PromptSparseLayer
 from cca_models.peers.records import AttentionRecord, Place
 
@@ -34,6 +34,14 @@ class AShapeLayer(PromptSparseLayer):
         k, v = self.past.k, self.past.v
         if k.shape[2] <= self._sinks + self._window:
             return sdpa.dense(q, k, v, scale=scale)
+        if kernels.use_kernels(q):
+            from cca_kernels.listed_attention import Columns
+
+            columns = Columns(places=kernels.first_columns(self._sinks, q.device))
+            return kernels.in_window(
+                q, k, v, position=position, start=0, window=self._window, columns=columns,
+                scale=scale,
+            )  # fmt: skip
         out = torch.empty_like(q)
         place = torch.arange(k.shape[2], device=q.device)
         for a in range(0, q.shape[2], _ROWS):

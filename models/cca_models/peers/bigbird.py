@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import oracle
+from cca_models.peers import kernels, oracle
 from cca_models.peers.past import PeerLayer
 from cca_models.peers.records import AttentionRecord, Place
 
@@ -31,8 +31,17 @@ def _mixed(x: Tensor) -> Tensor:
     return (x >> 16) ^ x
 
 
-@lru_cache(maxsize=512)
-def random_blocks(seed: int, layer: int, heads: int, *, row: int, rows: int, count: int) -> Tensor:
+@lru_cache(maxsize=128)
+def random_blocks(
+    seed: int,
+    layer: int,
+    heads: int,
+    *,
+    row: int,
+    rows: int,
+    count: int,
+    device: torch.device | None = None,
+) -> Tensor:
     """Draw blocks of 1 ... r - 2 for rows r of blocks, without repetition (Floyd's algorithm).
 
     Args:
@@ -42,15 +51,16 @@ def random_blocks(seed: int, layer: int, heads: int, *, row: int, rows: int, cou
         row: The first row.
         rows: How many.
         count: Blocks to draw.
+        device: Where; the CPU by default.
 
     Returns:
-        Numbers of blocks, [H, rows, count] on the CPU; 0 where fewer can be drawn. Shared: not
+        Numbers of blocks, [H, rows, count]; 0 where fewer can be drawn. Shared: not
         to be written to.
     """
-    r = torch.arange(row, row + rows)
-    state = _mixed(torch.tensor(seed & _BITS))
+    r = torch.arange(row, row + rows, device=device)
+    state = _mixed(torch.full((), seed & _BITS, device=device))
     state = _mixed(state ^ (layer + 1))
-    state = _mixed(state ^ torch.arange(1, heads + 1)[:, None])
+    state = _mixed(state ^ torch.arange(1, heads + 1, device=device)[:, None])
     state = _mixed(state ^ (r + 1))  # [H, rows]
     others = (r - 2).clamp(min=0)
     drawn: list[Tensor] = []
@@ -89,6 +99,12 @@ class BigBirdLayer(PeerLayer):
         L, b = q.shape[2], self._block
         if L == 1:
             return self._one(q, position, scale)
+        tile = kernels.tile_for(q, rows=b, keys=b) if kernels.use_kernels(q) else None
+        if tile is not None:
+            return kernels.by_lists(
+                q, self.past.k, self.past.v, *self._own_first(position, L, q.device),
+                position=position, block=b, tile=tile, scale=scale,
+            )  # fmt: skip
         first, last = position // b, (position + L - 1) // b
         before = position - first * b
         after = (last + 1) * b - position - L
@@ -100,6 +116,26 @@ class BigBirdLayer(PeerLayer):
         ]
         return torch.cat(parts, 2).flatten(2, 3)[:, :, before : before + L]
 
+    def _drawn(self, row: int, rows: int, device: torch.device) -> Tensor:
+        """Give the random blocks of rows, [H, R, random blocks]."""
+        return random_blocks(
+            self._place.seed, self._place.layer, self._place.heads,
+            row=row, rows=rows, count=self._count, device=device,
+        )  # fmt: skip
+
+    def _own_first(self, position: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """List the blocks of queries' rows: the own one, 0, the one before, random ones.
+
+        Returns:
+            Their numbers, [1, H, R, C], and how many of them there are, [R].
+        """
+        row, last = position // self._block, (position + length - 1) // self._block
+        drawn = self._drawn(row, last + 1 - row, device)
+        r = torch.arange(row, last + 1, device=device)
+        three = torch.stack([r, torch.zeros_like(r), r - 1], -1).expand(len(drawn), -1, -1)
+        count = r.clamp(max=2) + 1 + (r - 2).clamp(0, self._count)
+        return torch.cat([three, drawn], -1)[None], count
+
     def _listed(self, row: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """List the blocks of rows: 0, random ones, the one before, the own one.
 
@@ -107,9 +143,7 @@ class BigBirdLayer(PeerLayer):
             Their numbers, [H, R, C], and which of them count, [R, C]: early rows have fewer.
         """
         H = self._place.heads
-        drawn = random_blocks(
-            self._place.seed, self._place.layer, H, row=row, rows=rows, count=self._count
-        )
+        drawn = self._drawn(row, rows, torch.device("cpu"))
         r = torch.arange(row, row + rows)
         ends = torch.stack([r - 1, r], -1).expand(H, -1, -1)
         blocks = torch.cat([torch.zeros(H, rows, 1, dtype=r.dtype), drawn, ends], -1)
@@ -152,8 +186,12 @@ class BigBirdLayer(PeerLayer):
     def _one(self, q: Tensor, position: int, scale: float) -> Tensor:
         """Attend from one query; only what it sees is gathered."""
         row = position // self._block
-        blocks, counts = self._listed(row, 1, torch.device("cpu"))
-        seen = blocks[:, 0, counts[0]].to(q.device)  # [H, C]
+        drawn = self._drawn(row, 1, q.device)[:, 0, : max(0, row - 2)]
+        # Early rows have fewer. The ends are numbers of Python's: no step waits for the device.
+        ends = [drawn.new_full((len(drawn), 1), r) for r in (0, row - 1, row)[max(0, 2 - row) :]]
+        if row >= 2:
+            ends.insert(1, drawn)
+        seen = torch.cat(ends, -1)  # [H, C]
         # The own block comes last, and ends with the query.
         end = seen.shape[1] * self._block - (row + 1) * self._block + position + 1
         places = self._places(seen)[:, :end]

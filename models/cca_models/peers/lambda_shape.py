@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import oracle, sdpa
+from cca_models.peers import kernels, oracle, sdpa
 from cca_models.peers.past import Past, PeerLayer
+from cca_models.peers.turning import tables, turn
 
 # Queries at a time: few enough that a window's neighbours add little, or a kernel's worth.
 _MOST, _LEAST = 1024, 64
@@ -25,28 +26,47 @@ class LambdaLayer(PeerLayer):
     Args:
         first: First tokens kept, S.
         window: Last tokens kept, W; at least 1.
+        frequencies: Inverse rotary frequencies, where queries are turned before they look afar.
 
     Raises:
         ValueError: If first is negative or window is not positive.
     """
 
-    def __init__(self, *, first: int, window: int) -> None:
+    def __init__(self, *, first: int, window: int, frequencies: Tensor | None = None) -> None:
         super().__init__()
         if first < 0 or window < 1:
             raise ValueError(f"expected first >= 0 and window >= 1, got {first} and {window}")
         self.first_tokens, self.window = first, window
-        self._first = Past()
+        self._first, self._frequencies = Past(), frequencies
 
     def far_keys(self, k: Tensor, position: int) -> Tensor:
         """Change first keys to what is seen of them from afar; nothing, by default."""
         return k
 
+    def far_turn(self, positions: Tensor) -> Tensor:
+        """Say by how many positions queries at some are turned before they look afar, [L]."""
+        raise NotImplementedError
+
     def far_queries(self, q: Tensor, position: int) -> Tensor | None:
         """Give the queries that look at first tokens from afar; None if they are the same.
 
-        They need not be rounded to the dtype of q.
+        They are not rounded to the dtype of q.
         """
-        return None
+        if self._frequencies is None:
+            return None
+        return turn(q, *self._turn(position, q.shape[2], q.device))
+
+    def _turn(self, position: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give by how many positions queries are turned, and the frequencies."""
+        by = self.far_turn(torch.arange(position, position + length, device=device))
+        return by, self._frequencies_at(device)
+
+    def _frequencies_at(self, device: torch.device) -> Tensor:
+        """Give the frequencies; kept where a GPU wants them, so that no step waits for them."""
+        assert self._frequencies is not None
+        if device.type == "cuda":
+            self._frequencies = self._frequencies.to(device)
+        return self._frequencies
 
     def tensors(self) -> dict[str, Tensor]:
         """Give what is held."""
@@ -65,6 +85,8 @@ class LambdaLayer(PeerLayer):
     def look(self, q: Tensor, position: int, *, scale: float) -> Tensor:
         """Attend in one softmax over first tokens and window; as PeerLayer.look."""
         L = q.shape[2]
+        if kernels.use_kernels(q):
+            return self._by_kernels(q, position, scale)
         if L == 1:
             return self._one(q, position, scale)
         block = max(_LEAST, min(_MOST, self.window))
@@ -104,6 +126,24 @@ class LambdaLayer(PeerLayer):
             return _stood_in_for(q, k, v, mask, score, first_v, scale=scale)
         k, v = torch.cat([first_k, k], 2), torch.cat([first_v, v], 2)
         return sdpa.masked(q, k, v, torch.cat([far, mask], 1), scale=scale)
+
+    def _by_kernels(self, q: Tensor, position: int, scale: float) -> Tensor:
+        """Attend from all queries at once; turned queries are rounded to their dtype."""
+        from cca_kernels.listed_attention import Columns
+
+        columns = None
+        if len(self._first):
+            turned = None
+            if self._frequencies is not None:
+                by, frequencies = self._turn(position, q.shape[2], q.device)
+                cos, sin = tables(by, frequencies, device=q.device)
+                turned = cos.float(), sin.float()
+            places = kernels.first_columns(len(self._first), q.device)
+            columns = Columns(places=places, k=self._first.k, v=self._first.v, turn=turned)
+        return kernels.in_window(
+            q, self.past.k, self.past.v, position=position, start=self.past.start,
+            window=self.window, columns=columns, scale=scale,
+        )  # fmt: skip
 
     def _one(self, q: Tensor, position: int, scale: float) -> Tensor:
         """Attend from one query: it sees all that is touched, and no KV head is repeated."""

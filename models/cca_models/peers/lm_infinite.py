@@ -26,18 +26,16 @@ class LMInfiniteLayer(LambdaLayer):
     """
 
     def __init__(self, place: Place, *, global_tokens: int, window: int) -> None:
-        super().__init__(first=global_tokens, window=window)
-        self._frequencies = place.frequencies
+        super().__init__(first=global_tokens, window=window, frequencies=place.frequencies)
 
     def far_keys(self, k: Tensor, position: int) -> Tensor:
         """Turn keys back to position 0."""
-        back = -torch.arange(position, position + k.shape[2])
-        return turn(k, back, self._frequencies).to(k.dtype)
+        back = -torch.arange(position, position + k.shape[2], device=k.device)
+        return turn(k, back, self._frequencies_at(k.device)).to(k.dtype)
 
-    def far_queries(self, q: Tensor, position: int) -> Tensor:
+    def far_turn(self, positions: Tensor) -> Tensor:
         """Turn queries back to position L."""
-        by = self.window - torch.arange(position, position + q.shape[2])
-        return turn(q, by, self._frequencies)
+        return self.window - positions
 
 
 def _oracle(

@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import oracle, sdpa
+from cca_kernels.devices import on_device
+from cca_models.peers import kernels, oracle, sdpa
 from cca_models.peers.a_shape import A_SHAPE
 from cca_models.peers.prompt_sparse import PromptSparseLayer, gathered, places, some_heads
 from cca_models.peers.records import AttentionRecord, Place
-from cca_models.peers.sdpa import wide
+from cca_models.peers.sdpa import product
 
 # Queries at a time, and keys that are gathered together.
 _ROWS, _KEYS = 128, 64
+# Scores of the last queries held at a time: 512 MiB in float32, several times over.
+_SCORES = 1 << 27
 
 
 class VerticalSlashLayer(PromptSparseLayer):
@@ -54,9 +57,11 @@ class VerticalSlashLayer(PromptSparseLayer):
             self._choice = None
             return
         columns, diagonals = [], []
-        for head in range(k.shape[1]):  # One KV head at a time bounds the memory.
-            rows = wide(q[:, head * group : (head + 1) * group, -self._last :])
-            by_key, by_distance = _sums(rows, wide(k[:, head : head + 1]), scale=scale)
+        # A few KV heads at a time bound the memory.
+        step = max(1, _SCORES // (q.shape[0] * group * self._last * N))
+        for head in range(0, k.shape[1], step):
+            rows = q[:, head * group : (head + step) * group, -self._last :]
+            by_key, by_distance = _sums(rows, k[:, head : head + step], scale=scale)
             by_key[..., : self._sinks] = torch.inf
             by_distance[..., : self._recent] = torch.inf
             columns.append(by_key.topk(self._columns).indices)
@@ -75,6 +80,8 @@ class VerticalSlashLayer(PromptSparseLayer):
         if self._choice is None:
             return sdpa.dense(q, k, v, scale=scale)
         columns, diagonals = self._choice
+        if kernels.use_kernels(q):
+            return _by_kernels(q, k, v, columns, diagonals, position, scale=scale)
         end = position + L
         # Later queries need no fewer blocks, so the last ones need most.
         blocks = _needed(diagonals, max(position, end - _ROWS), end).sum(-1).max()
@@ -91,9 +98,9 @@ class VerticalSlashLayer(PromptSparseLayer):
 
 
 def _sums(q: Tensor, k: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum the last queries' weights by key and by distance, each [B, H, N]; k [B, 1, N, D]."""
+    """Sum the last queries' weights by key and by distance, each [B, H, N]; k [B, KV, N, D]."""
     n, N = q.shape[2], k.shape[2]
-    score = q @ k.transpose(-1, -2) * scale
+    score = product(q, k).mul_(scale)
     future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
     score[..., N - n :].masked_fill_(future, -torch.inf)
     weight = score.softmax(-1)
@@ -109,6 +116,42 @@ def _needed(diagonals: Tensor, begin: int, end: int) -> Tensor:
     before = F.pad(diagonals.cumsum(-1), (1, 0))
     first = torch.arange(0, end, _KEYS, device=diagonals.device)
     return before[..., end - first] > before[..., (begin - first - _KEYS + 1).clamp(min=0)]
+
+
+def _by_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    columns: Tensor,
+    diagonals: Tensor,
+    position: int,
+    *,
+    scale: float,
+) -> Tensor:
+    """Attend to the tiles that a diagonal crosses, and to columns."""
+    from cca_kernels.listed_attention import Columns, listed_attention
+    from cca_kernels.tile_lists import list_tiles
+
+    tile = kernels.tile_for(q)
+    assert tile is not None, "nothing has to be divided"
+    end, b = position + q.shape[2], tile.block_k
+    # Distances of a tile: from its first query to its last key, from its last to its first.
+    first = torch.arange(
+        position // tile.block_q * tile.block_q, end, tile.block_q, device=q.device
+    )
+    key = torch.arange(0, end, b, device=q.device)
+    nearest, farthest = first[:, None] - key - b + 1, first[:, None] + tile.block_q - 1 - key
+    before = F.pad(diagonals.cumsum(-1, dtype=torch.int32), (1, 0))
+    N = diagonals.shape[-1]
+    count = before[..., (farthest + 1).clamp(0, N)] - before[..., nearest.clamp(0, N)]
+    # A distance that is none, or none of the prompt's, leaves the tile short of what all would be.
+    full = count == b + tile.block_q - 1
+    with on_device(q.device):
+        o, _ = listed_attention(
+            q, k, v, position=position, lists=list_tiles(count > 0, full, tile=tile),
+            table=diagonals, columns=Columns(places=columns.sort(-1).values.int()), scale=scale,
+        )  # fmt: skip
+    return o
 
 
 def _vertical_slash(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import blocks, oracle, sdpa
+from cca_models.peers import blocks, kernels, oracle, sdpa
 from cca_models.peers.past import PeerLayer
 from cca_models.peers.records import AttentionRecord, Place
 
@@ -59,7 +59,8 @@ class MoBALayer(PeerLayer):
         if q.shape[2] == 1:
             return self._one(q, position, scale)
         B, H, L, _ = q.shape
-        step = max(1, min(_ROWS, blocks.SCORES // (B * H * (self.seen // self._block + 1))))
+        most = L if kernels.use_kernels(q) else _ROWS
+        step = max(1, min(most, blocks.SCORES // (B * H * (self.seen // self._block + 1))))
         parts = [self._many(q[:, :, a : a + step], position + a, scale) for a in range(0, L, step)]
         return torch.cat(parts, 2)
 
@@ -95,6 +96,12 @@ class MoBALayer(PeerLayer):
     def _many(self, q: Tensor, position: int, scale: float) -> Tensor:
         """Attend from many queries."""
         chosen = self._chosen(q, position)
+        tile = kernels.tile_for(q, keys=self._block) if kernels.use_kernels(q) else None
+        if tile is not None:
+            return kernels.by_choice(
+                q, self.past.k, self.past.v, chosen, position=position, block=self._block,
+                tile=tile, scale=scale,
+            )  # fmt: skip
         return blocks.by_block(
             q, self.past.k, self.past.v, chosen, position, block=self._block, scale=scale
         )

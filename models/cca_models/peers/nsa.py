@@ -10,15 +10,19 @@ hidden state; a stock checkpoint has none, and here they are constants.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import blocks, oracle, sdpa
+from cca_kernels.devices import on_device
+from cca_models.peers import blocks, kernels, oracle, sdpa
 from cca_models.peers.past import PeerLayer
 from cca_models.peers.records import AttentionRecord, Place
+
+if TYPE_CHECKING:
+    from cca_kernels.tiles import Tile
 
 # Queries at a time for the pooled blocks and the window.
 _ROWS = 1024
@@ -84,6 +88,9 @@ class NSALayer(PeerLayer):
 
     def look(self, q: Tensor, position: int, *, scale: float) -> Tensor:
         """Attend by the three branches; as PeerLayer.look."""
+        tile = kernels.tile_for(q, keys=self._block) if kernels.use_kernels(q) else None
+        if tile is not None:
+            return self._by_kernels(q, position, scale, tile)
         out = torch.empty_like(q)
         of_pooled, of_chosen, of_window = self._gates
         for a in range(0, q.shape[2], _ROWS):
@@ -94,6 +101,44 @@ class NSALayer(PeerLayer):
                 + of_chosen * sdpa.wide(self._to_chosen(rows, weight, position + a, scale))
                 + of_window * sdpa.wide(self._to_window(rows, position + a, scale))
             )
+        return out
+
+    def _by_kernels(self, q: Tensor, position: int, scale: float, tile: "Tile") -> Tensor:
+        """Attend by the kernels; a program reads the blocks that one query has chosen."""
+        from cca_kernels.block_weights import block_weights
+        from cca_kernels.listed_attention import listed_attention
+
+        assert self._mean_k is not None and self._mean_v is not None
+        k, v = self.past.k, self.past.v
+        B, _, L, _ = q.shape
+        of_pooled, of_chosen, of_window = self._gates
+        out = torch.empty_like(q)
+        step = max(1, blocks.SCORES // (B * k.shape[1] * (self.seen // self._block + 1)))
+        for a in range(0, L, step):
+            rows, at = q[:, :, a : a + step], position + a
+            end = at + rows.shape[2]
+            with on_device(q.device):
+                pooled, lse = listed_attention(
+                    rows, self._mean_k.to(q.dtype), self._mean_v.to(q.dtype), position=at,
+                    key_start=self._block - 1, key_step=self._block, scale=scale,
+                )  # fmt: skip
+                weight = block_weights(
+                    rows, self._mean_k, lse, position=at, block=self._block, scale=scale,
+                    first=self._initial, last=self._local,
+                )  # fmt: skip
+                # The own block has the largest weight, what lies ahead the least: it comes last.
+                best = weight.topk(min(self._count, weight.shape[-1])).indices
+                chosen = kernels.by_query(
+                    rows, k[:, :, :end], v[:, :, :end], best,
+                    position=at, block=self._block, tile=tile, scale=scale,
+                )  # fmt: skip
+                near = kernels.in_window(
+                    rows, k[:, :, :end], v[:, :, :end], position=at, start=0, window=self._window,
+                    scale=scale,
+                )  # fmt: skip
+            total = sdpa.wide(pooled) * of_pooled
+            total.add_(chosen, alpha=of_chosen).add_(near, alpha=of_window)
+            out[:, :, a : a + step] = total
         return out
 
     def _to_pooled(self, q: Tensor, position: int, scale: float) -> tuple[Tensor, Tensor]:

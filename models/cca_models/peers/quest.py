@@ -110,18 +110,9 @@ class QuestLayer(PeerLayer):
         parts = [(self._full.k, self._full.v)] + ([self._open] if self._open is not None else [])
         # A channel's larger product is with `high` where q is positive, else with `low`.
         above, below = q.clamp(min=0), q.clamp(max=0)
-        return torch.cat([_dot(above, high) + _dot(below, low) for high, low in parts], -1)
-
-
-def _dot(q: Tensor, k: Tensor) -> Tensor:
-    """Multiply heads, [B, KV, L, D] and [B, KV, S, D] -> [B, KV, L, S], in float32 at least."""
-    if q.dtype in (torch.bfloat16, torch.float16):
-        if q.is_cuda:
-            # Reads the bounds as they are held; a float32 copy would cost more than reading them.
-            out = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT, out_dtype=torch.float32)
-            return out.view(*q.shape[:3], -1)
-        q, k = q.float(), k.float()
-    return q @ k.mT
+        # Read as they are held; a float32 copy of the bounds would cost more than reading them.
+        scores = [sdpa.product(above, high) + sdpa.product(below, low) for high, low in parts]
+        return torch.cat(scores, -1)
 
 
 def _oracle(

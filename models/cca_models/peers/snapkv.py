@@ -16,6 +16,9 @@ from cca_models.peers import oracle, sdpa
 from cca_models.peers.past import Past, PeerLayer
 from cca_models.peers.records import AttentionRecord, Place
 
+# Scores of the window held at a time: 512 MiB in float32.
+_SCORES = 1 << 27
+
 
 class SnapLayer(PeerLayer):
     """What was chosen of the prompt, and all tokens since.
@@ -68,12 +71,13 @@ class SnapLayer(PeerLayer):
         place = torch.arange(L, device=q.device)
         later = place > place[-W:, None]
         votes = []
-        # One KV head at a time: scores are wide and long.
-        for head, queries in enumerate(q.chunk(KV, 1)):
-            score = sdpa.wide(queries).flatten(1, 2) @ sdpa.wide(k[:, head]).mT * scale
-            score = score.unflatten(1, (H // KV, W)).masked_fill_(later, -torch.inf)
-            votes.append(score.softmax(-1)[..., :-W].mean((1, 2)))
-        return F.avg_pool1d(torch.stack(votes, 1), self._pool, stride=1, padding=self._pool // 2)
+        # A few KV heads at a time: scores are wide and long.
+        step = max(1, _SCORES // (q.shape[0] * H // KV * W * L))
+        for queries, keys in zip(q.split(step * H // KV, 1), k.split(step, 1), strict=True):
+            score = sdpa.product(queries, keys).mul_(scale).masked_fill_(later, -torch.inf)
+            weight = score.softmax(-1)[..., :-W].unflatten(1, (-1, H // KV))
+            votes.append(weight.mean((2, 3)))
+        return F.avg_pool1d(torch.cat(votes, 1), self._pool, stride=1, padding=self._pool // 2)
 
 
 def _oracle(

@@ -26,14 +26,11 @@ class StreamingLayer(LambdaLayer):
     """
 
     def __init__(self, place: Place, *, sinks: int, window: int) -> None:
-        super().__init__(first=sinks, window=window)
-        self._frequencies = place.frequencies
+        super().__init__(first=sinks, window=window, frequencies=place.frequencies)
 
-    def far_queries(self, q: Tensor, position: int) -> Tensor:
+    def far_turn(self, positions: Tensor) -> Tensor:
         """Turn queries back to the last place of the cache."""
-        last = self.first_tokens + self.window - 1
-        by = (last - torch.arange(position, position + q.shape[2])).clamp(max=0)
-        return turn(q, by, self._frequencies)
+        return (self.first_tokens + self.window - 1 - positions).clamp(max=0)
 
 
 def _oracle(

@@ -20,10 +20,15 @@ def turn(x: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
         second rounded turn would double the first one's error.
     """
     x = wide(x)
+    return rotate(x, *(t.to(x.dtype) for t in tables(by, frequencies, device=x.device)))
+
+
+def tables(by: Tensor, frequencies: Tensor, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Make cosines and sines that turn on by so many positions, as Rotary.tables; [L, D]."""
     # float64: at position 100,000 float32 leaves four digits of the angle. Not every accelerator
     # has it; where it does, positions that lie there need not wait to be fetched.
-    where = x.device if x.device.type == "cuda" else torch.device("cpu")
+    where = device if device.type == "cuda" else torch.device("cpu")
     angle = by.to(where, torch.float64)[:, None] * frequencies.to(where, torch.float64)
     cos, sin = angle.cos(), angle.sin()
-    tables = (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
-    return rotate(x, *(t.to(device=x.device, dtype=x.dtype) for t in tables))
+    both = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+    return both if where == device else (both[0].float().to(device), both[1].float().to(device))

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cca_models.peers import oracle, sdpa
+from cca_models.peers import blocks as of_blocks
+from cca_models.peers import kernels, oracle, sdpa
 from cca_models.peers.prompt_sparse import PromptSparseLayer, gathered, places, some_heads
 from cca_models.peers.records import AttentionRecord, Place
 from cca_models.peers.sdpa import wide
 
-# Blocks of queries that are scored at a time.
+# Blocks of queries that are scored at a time, at least on a GPU.
 _SCORED = 16
 
 
@@ -59,19 +60,24 @@ class XAttentionLayer(PromptSparseLayer):
     def _mass(self, q: Tensor, k: Tensor, *, scale: float) -> Tensor:
         """Estimate the mass of every pair of blocks, [B, H, blocks, blocks]."""
         B, H, N = q.shape[:3]
-        KV, per = k.shape[1], self._block // self._stride
+        per = self._block // self._stride
         pad, blocks = -N % self._stride, -(-N // self._block)
+        # On a GPU half precision is multiplied as it is: see `product`.
+        if not q.is_cuda:
+            q, k = wide(q), wide(k)
         # A tile's tokens side by side, [B, KV, tiles, stride * D].
-        keys = wide(F.pad(k, (0, 0, 0, pad))).unflatten(2, (-1, self._stride)).flatten(3)
-        mass: Tensor = keys.new_zeros(B, H, blocks, blocks)
-        for a in range(0, blocks, _SCORED):
-            e = min(a + _SCORED, blocks)
-            rows = wide(q[:, :, a * self._block : e * self._block])
+        keys = F.pad(k, (0, 0, 0, pad)).unflatten(2, (-1, self._stride)).flatten(3)
+        mass = torch.zeros(B, H, blocks, blocks, dtype=wide(q[:0]).dtype, device=q.device)
+        step = _SCORED
+        if q.is_cuda:
+            step = max(step, of_blocks.SCORES // (B * H * per * keys.shape[2]))
+        for a in range(0, blocks, step):
+            e = min(a + step, blocks)
+            rows = q[:, :, a * self._block : e * self._block]
             rows = F.pad(rows, (0, 0, 0, -rows.shape[2] % self._stride))
             rows = rows.unflatten(2, (-1, self._stride)).flip(3).flatten(3)
             tiles, end = rows.shape[2], a * per + rows.shape[2]
-            score = rows.reshape(B, KV, -1, rows.shape[-1]) @ keys[:, :, :end].transpose(-1, -2)
-            score = score.view(B, H, tiles, end) * (scale / self._stride)
+            score = sdpa.product(rows, keys[:, :, :end]).mul_(scale / self._stride)
             future = torch.ones(tiles, end, dtype=torch.bool, device=q.device).triu(a * per + 1)
             weight = score.masked_fill_(future, -torch.inf).softmax(-1)
             weight = F.pad(weight, (0, e * per - end, 0, (e - a) * per - tiles))
@@ -84,6 +90,12 @@ class XAttentionLayer(PromptSparseLayer):
         k, v, b = self.past.k, self.past.v, self._block
         if self._choice is None:
             return sdpa.dense(q, k, v, scale=scale)
+        tile = kernels.tile_for(q, rows=b, keys=b) if kernels.use_kernels(q) else None
+        if tile is not None:
+            chosen = self._choice[:, :, position // b :]
+            return kernels.by_blocks(
+                q, k, v, chosen, position=position, block=b, tile=tile, scale=scale
+            )
         end = position + q.shape[2]
         # The heads' most in every row of blocks: a single wait for the device.
         counts = self._choice.sum(-1).amax(0).tolist()
