@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from cca_cli.formatting import format_bytes, format_duration
 from cca_cli.model_loading import expect_window
 
 if TYPE_CHECKING:
-    from cca_models.adaptation.trainer import Step
+    from cca_models.adaptation.trainer import Step, Training
+    from cca_models.adapters import Adapter
+    from cca_models.checkpoints import Checkpoint
 
 __all__ = ["AdaptRequest", "run_adapt"]
 
@@ -40,6 +43,8 @@ class AdaptRequest:
     pointing: float
     attention: str
     without: tuple[str, ...]
+    exchanged: float
+    raw_small: float
     from_adapter: Path | None
     seed: int
     stop_after: float | None
@@ -75,22 +80,27 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
     expect_window(request.group_size, request.window)
     if request.eval_data is not None:
         _check_apart(console, request.data, request.eval_data)
-    main = int(os.environ.get("RANK", "0")) == 0
-    corpus = prepare(
-        request.data, checkpoint.path, cache_dir() / "corpora",
-        on_source=(lambda name: console.detail(f"preparing {name}")) if main else None,
-    )  # fmt: skip
     recipe = Recipe(
-        tokens=request.tokens, longest=request.longest, seed=request.seed, without=request.without
-    )
+        tokens=request.tokens, longest=request.longest, seed=request.seed,
+        without=request.without, exchanged=request.exchanged,
+    )  # fmt: skip
     training = Training(
         steps=request.steps, batches=request.batches, attention=request.attention,
         cca=CCAConfig(group_size=request.group_size, window=request.window),
+        raw_small=request.raw_small,
         theta=request.theta, rank=request.rank, alpha=float(request.rank),
         learning_rate=request.learning_rate,
         ratio=request.ratio, heads=heads, pointing=request.pointing,
         recompute_from=request.recompute_from, compile=request.compile_layers,
         checkpoint_every=request.checkpoint_every, seed=request.seed,
+    )  # fmt: skip
+    main = int(os.environ.get("RANK", "0")) == 0
+    begin_from, others = _adapter(request.from_adapter, checkpoint, training)
+    for other in others if main else ():
+        console.warn(other)
+    corpus = prepare(
+        request.data, checkpoint.path, cache_dir() / "corpora",
+        on_source=(lambda name: console.detail(f"preparing {name}")) if main else None,
     )  # fmt: skip
     last: list[Step] = []
 
@@ -100,7 +110,7 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
 
     finished = train(
         checkpoint, corpus, recipe, training, request.out,
-        begin_from=_weights(request.from_adapter), stop_after=request.stop_after, on_step=tell,
+        begin_from=begin_from, stop_after=request.stop_after, on_step=tell,
         workers=request.workers,
     )  # fmt: skip
     if main:
@@ -125,7 +135,7 @@ def _report(console: Console, out: Path, step: Step | None, *, finished: bool) -
 
 
 def _line(step: Step, steps: int) -> str:
-    names = {"questions": "answers", "few": "passages", "pointed": "located"}
+    names = {"questions": "answers", "few": "passages", "cloze": "blanks", "pointed": "located"}
     losses = "  ".join(
         f"{names.get(name, name)} {value:.3f}"
         for name, value in step.losses.items()
@@ -162,17 +172,27 @@ def _heads(text: str, config: Any) -> tuple[tuple[int, int], ...] | None:
     return tuple(found)
 
 
-def _weights(folder: Path | None) -> Any:
+def _adapter(
+    folder: Path | None, checkpoint: Checkpoint, training: Training
+) -> tuple[Adapter | None, Sequence[str]]:
+    """Read the adapter to begin from; and say what it was trained with that now is otherwise.
+
+    Raises:
+        UsageError: If it is not there.
+        AdapterError: If it is damaged or does not fit.
+    """
     if folder is None:
-        return None
-    from safetensors.torch import load_file
+        return None, ()
+    if not folder.is_dir():
+        raise UsageError(
+            f"--from {folder}: no adapter is there",
+            hint="it takes a folder that cca adapt made, OUT/adapter",
+        )
+    from cca_models.adaptation.begin_from import expect_fit
+    from cca_models.adapters import read_adapter
 
-    from cca_models.adapters.adapter_files import WEIGHTS_FILE
-
-    file = folder / WEIGHTS_FILE
-    if not file.is_file():
-        raise UsageError(f"--from {folder}: no adapter is there", hint=f"{file.name} is expected")
-    return {name: tensor.float() for name, tensor in load_file(file).items()}
+    adapter = read_adapter(folder)
+    return adapter, expect_fit(adapter, checkpoint, training)
 
 
 def _check_apart(console: Console, data: Path, evaluation: Path) -> None:

@@ -68,8 +68,31 @@ def adapt(
         list[str] | None,
         typer.Option("--without", help="Leave out a source; may be repeated."),
     ] = None,
+    exchanged: Annotated[
+        float,
+        typer.Option(
+            "--exchanged",
+            min=0,
+            max=1,
+            help="Share of questions whose answer is exchanged for another in the passages.",
+        ),
+    ] = 0.5,
+    raw_small: Annotated[
+        float,
+        typer.Option(
+            "--raw-small",
+            min=0,
+            max=1,
+            help="Share of rows of up to two windows that are read with the whole window.",
+        ),
+    ] = 0.35,
     from_adapter: Annotated[
-        Path | None, typer.Option("--from", help="Begin with the weights of this adapter.")
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="ADAPTER",
+            help="Begin with the weights of the adapter in this folder.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of rows and first weights.")] = 0,
     stop_after: Annotated[
@@ -117,6 +140,7 @@ def adapt(
     \b
     Examples:
       cca adapt --data data --out adapted --steps 1000
+      cca adapt --data data --out adapted --from old/adapter --steps 2000
       torchrun --nproc-per-node 4 -m cca_cli adapt --data data --out adapted
     """
     # It imports torch and transformers.
@@ -127,7 +151,8 @@ def adapt(
         batches=batches,
         learning_rate=learning_rate, ratio=ratio, rank=rank, group_size=group_size, window=window,
         theta=theta, locate=locate, pointing=pointing, attention=attention,
-        without=tuple(without or ()), from_adapter=from_adapter, seed=seed,
+        without=tuple(without or ()), exchanged=exchanged, raw_small=raw_small,
+        from_adapter=from_adapter, seed=seed,
         stop_after=None if stop_after is None else stop_after * 60,
         checkpoint_every=checkpoint_every, recompute_from=recompute_from,
         compile_layers=compile_layers,

@@ -1,7 +1,7 @@
 """Writing an adapter: PEFT's layout, our settings beside it, and a model card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def export_adapter(
     finished: bool,
     steps: int,
     tokens: int,
+    begun_from: Mapping[str, str] | None = None,
 ) -> None:
     """Write what was trained, in float32; `pack_adapter` makes it small.
 
@@ -51,6 +52,7 @@ def export_adapter(
         finished: Whether all steps were done.
         steps: Done.
         tokens: Read.
+        begun_from: Name and weights_sha256 of the adapter that it was begun from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config["default"].save_pretrained(str(folder))
@@ -81,6 +83,7 @@ def export_adapter(
             "steps": steps,
             "tokens": tokens,
             "finished": finished,
+            "begun_from": begun_from and dict(begun_from),
             "recipe": recipe.facts(),
             "settings": asdict(training),
             "sources": list(sources),
@@ -140,6 +143,10 @@ def model_card(about: dict[str, Any]) -> str:
         f"- Attention: {about['attention']}; rotary base {rope['theta']:,.0f} at every length",
         f"- Rows of up to {rope['trained_tokens']:,} tokens; longer texts are read, but it has not",
         "  been trained on them",
+    ]
+    if begun := training.get("begun_from"):
+        lines.append(f"- Begun from the adapter {begun['name']} ({begun['weights_sha256']})")
+    lines += [
         "",
         "## Data",
         "",

@@ -1,7 +1,7 @@
 """What is minimised: foretelling texts, answers and summaries, and pointing at the answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from peft import PeftModel
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from cca_models.adaptation.folded_lora import decoder_of
 from cca_models.adaptation.pointing import Head, Pointing
 from cca_models.adaptation.recipe import Batch
+from cca_models.config import CCAConfig
 
 # Tokens whose logits exist at one time: [4096, V] in float32 is 0.8 GB for 49,152 words.
 _CHUNK = 4096
@@ -59,9 +60,17 @@ class Objective(nn.Module):
         self._heads, self._group_size, self._weight = tuple(heads), group_size, weight
         self._recompute_from = recompute_from
 
-    def forward(self, batch: Batch) -> Losses:
-        """Compute the losses of one batch."""
+    def forward(self, batch: Batch, window: int | None = None) -> Losses:
+        """Compute the losses of one batch.
+
+        Args:
+            batch: On the model's device.
+            window: Raw tokens that every token sees, W; None leaves it as it is.
+        """
         decoder = decoder_of(self.model)
+        if window is not None:
+            # It stays: layers that are computed again in the backward must see the same.
+            decoder.config.cca = asdict(CCAConfig(group_size=self._group_size, window=window))
         if self._recompute_from is not None:
             if batch.ids.numel() >= self._recompute_from:
                 decoder.gradient_checkpointing_enable({"use_reentrant": False})

@@ -6,7 +6,7 @@ was broken off goes on exactly, and nothing has to be remembered of the data.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cca_models.adaptation.corpus import Corpus
-from cca_models.adaptation.rows import Arranger, Row
+from cca_models.adaptation.row import Row
+from cca_models.adaptation.rows import Arranger
 from cca_models.adaptation.sources import SOURCES
 from cca_models.adaptation.wording import Wording
 
-RowKind = Literal["text", "questions", "few", "summary"]
+RowKind = Literal["text", "questions", "few", "summary", "cloze", "quotes"]
+KINDS: tuple[RowKind, ...] = get_args(RowKind)
+# Kinds whose taught tokens all count alike.
+_EVEN = ("text", "summary", "quotes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +42,25 @@ class Portion:
 
 
 PORTIONS: tuple[Portion, ...] = (
-    Portion(length=1024, share=0.14, kinds={"few": 0.85, "summary": 0.15}),
-    Portion(length=2048, share=0.10, kinds={"questions": 1.0}),
-    Portion(length=4096, share=0.22, kinds={"questions": 0.8, "summary": 0.15, "text": 0.05}),
-    Portion(length=8192, share=0.24, kinds={"questions": 0.7, "summary": 0.1, "text": 0.2}),
-    Portion(length=16384, share=0.12, kinds={"questions": 0.6, "summary": 0.1, "text": 0.3}),
-    Portion(length=32768, share=0.10, kinds={"questions": 0.5, "text": 0.5}),
-    Portion(length=131072, share=0.08, kinds={"questions": 0.4, "text": 0.6}),
+    Portion(length=1024, share=0.10, kinds={"few": 0.85, "summary": 0.15}),
+    Portion(
+        length=2048,
+        share=0.14,
+        kinds={"questions": 0.5, "quotes": 0.13, "cloze": 0.2, "text": 0.17},
+    ),
+    Portion(
+        length=4096,
+        share=0.18,
+        kinds={"questions": 0.5, "cloze": 0.15, "quotes": 0.12, "summary": 0.1, "text": 0.13},
+    ),
+    Portion(
+        length=8192,
+        share=0.30,
+        kinds={"questions": 0.47, "cloze": 0.15, "quotes": 0.1, "text": 0.24, "summary": 0.04},
+    ),
+    Portion(length=16384, share=0.10, kinds={"questions": 0.4, "cloze": 0.12, "text": 0.48}),
+    Portion(length=32768, share=0.10, kinds={"questions": 0.35, "text": 0.65}),
+    Portion(length=131072, share=0.08, kinds={"questions": 0.2, "text": 0.8}),
 )
 # Questions made by rule; the other shares stand with their sources.
 _MADE = {"blanks": 2.0, "facts": 0.6}
@@ -60,6 +76,11 @@ class Recipe:
         seed: Equal seeds draw equal batches.
         portions: Rows by length.
         without: Names of sources to leave out.
+        exchanged: Share of the questions over many passages whose answer is exchanged, in the
+            passages and in the label, for another question's.
+
+    Raises:
+        ValueError: If `exchanged` is no share.
     """
 
     tokens: int = 32768
@@ -67,6 +88,11 @@ class Recipe:
     seed: int = 0
     portions: Sequence[Portion] = PORTIONS
     without: Sequence[str] = ()
+    exchanged: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exchanged <= 1:
+            raise ValueError(f"expected exchanged from 0 to 1, got {self.exchanged}")
 
     def fitting(self) -> list[Portion]:
         """Give the portions whose rows are not too long.
@@ -114,6 +140,7 @@ class Recipe:
             shares={**asked, **made},
             text_shares={n: share for n, share in shares.items() if kinds[n] == "text"},
             summary_shares={n: share for n, share in shares.items() if kinds[n] == "summaries"},
+            exchanged=self.exchanged,
         )
 
 
@@ -228,9 +255,10 @@ def collate(kind: RowKind, rows: Sequence[Row], length: int, *, pad: int) -> Bat
 def _weights(kind: RowKind, count: int) -> Any:
     """Weigh the tokens of one taught run.
 
-    In a text all count alike. An answer's first words decide, the others follow from them: each
-    counts half of the one before, down to a fiftieth, so that long answers outweigh no short ones.
+    In a text, a summary and a quotation all count alike. Of an answer the first words decide, the
+    others follow from them: each counts half of the one before, down to a fiftieth, so that long
+    answers outweigh no short ones.
     """
-    if kind in ("text", "summary"):
+    if kind in _EVEN:
         return np.ones(count)
     return np.maximum(0.5 ** np.arange(count), 0.02)

@@ -1,54 +1,27 @@
-"""Rows of training tokens: texts, questions over many passages, questions over few, summaries."""
+"""Rows of training tokens: texts, questions over many passages and over few, summaries.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+Rows about their own text have modules of their own: blanks_in_text, quotations; and so has the
+exchange of answers among many passages: exchanges.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
+from cca_models.adaptation.blanks_in_text import cloze_row
 from cca_models.adaptation.corpus import Corpus
+from cca_models.adaptation.exchanges import exchange_answers
+from cca_models.adaptation.material import Material
+from cca_models.adaptation.quotations import quotes_row
 from cca_models.adaptation.ragged import Ids
+from cca_models.adaptation.row import TURN, Look, Row, most_questions
 from cca_models.adaptation.wording import Wording
 
-# Questions at most in a row, by its tokens; and tokens kept free for each with its answer.
-_LENGTHS, _QUESTIONS, _TURN = (1024, 2048, 4096, 8192, 32768), (4, 8, 20, 40, 96), 44
 
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A question in a row: its tokens, and the runs of tokens that hold its answer."""
-
-    start: int
-    end: int
-    gold: Sequence[tuple[int, int]]
-
-
-@dataclass(slots=True)
-class Row:
-    """Tokens, which of them are to be foretold, and which questions have a place to point at.
-
-    Attributes:
-        ids: Tokens, in parts.
-        taught: Runs of tokens that the loss is taken over.
-        looks: Questions with a known place of their answer.
-    """
-
-    ids: list[Ids] = field(default_factory=list)
-    taught: list[tuple[int, int]] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
-    length: int = 0
-
-    def add(self, ids: Any, *, taught: bool = False) -> tuple[int, int]:
-        """Append tokens; gives their place."""
-        start, self.length = self.length, self.length + len(ids)
-        self.ids.append(np.asarray(ids))
-        if taught:
-            self.taught.append((start, self.length))
-        return start, self.length
-
-
-class Arranger:
+class Arranger(Material):
     """Builds rows from a corpus; the same generator state builds the same row.
 
     Args:
@@ -57,10 +30,11 @@ class Arranger:
         shares: How often each question source is drawn, by name; others are left out.
         text_shares: The same for texts.
         summary_shares: The same for summaries.
+        exchanged: Share of the questions over many passages whose answer is exchanged.
     """
 
     # Of the questions over many passages, and over few, so many ask for what is not there.
-    absent_among_many, absent_among_few = 0.08, 0.2
+    absent_among_many, absent_among_few = 0.05, 0.2
 
     def __init__(
         self,
@@ -70,28 +44,12 @@ class Arranger:
         shares: dict[str, float],
         text_shares: dict[str, float],
         summary_shares: dict[str, float],
+        exchanged: float = 0.0,
     ) -> None:
-        self._a, self._flat, self._wording = corpus.arrays, corpus.flat, wording
-        names = corpus.sources
-        self._piece_starts = self._a["context_pieces"].starts
-        self._context_tokens = _sums(self._a["pieces"].lengths(), self._piece_starts)
-        contexts = self._flat["question_context"]
-        # No source has the number -1: held-out contexts are not drawn.
-        sources = np.where(
-            self._flat["held_out"][contexts], -1, self._flat["context_source"][contexts]
+        super().__init__(
+            corpus, wording, shares=shares, text_shares=text_shares, summary_shares=summary_shares
         )
-        self._questions = _Draw(sources, names, shares)
-        # Among many passages a question must say which of them it means.
-        self._named = _Draw(np.where(self._flat["named"], sources, -1), names, shares)
-        self._texts = _Draw(
-            self._flat["text_source"], names, text_shares, weight=self._a["texts"].lengths()
-        )
-        self._summaries = _Draw(self._flat["summary_source"][:, 0], names, summary_shares)
-        by_context = np.argsort(self._flat["question_context"], kind="stable")
-        counts = np.bincount(
-            self._flat["question_context"], minlength=len(self._a["context_pieces"])
-        )
-        self._of_context = np.split(by_context, np.cumsum(counts)[:-1])
+        self._exchanged = exchanged
 
     def text(self, rng: Generator, length: int) -> Row:
         """A stretch of one long document, or of short ones of one source, one after the other."""
@@ -110,23 +68,28 @@ class Arranger:
         """Many passages, then many questions about them."""
         row = Row()
         row.add(self._wording.prefix)
-        most = int(np.interp(length, _LENGTHS, _QUESTIONS))
-        room = length - row.length - _TURN * most
+        most = most_questions(length)
+        room = length - row.length - TURN * most
         chosen, asked = self._choose(rng, most, room)
         barred = {self._context_of(question) for question, absent in asked if absent}
         inserted = self._fill(rng, chosen, barred, room)
         rng.shuffle(inserted)
         titled = rng.random() < 0.6
+        passages = [
+            self._parts(item, titled=titled) if isinstance(item, int) else [item]
+            for item in inserted
+        ]
+        passages, labels, asked = self._exchange(rng, inserted, passages, asked)
         places: dict[int, list[tuple[int, int]]] = {}
-        for at, item in enumerate(inserted):
+        for at, (item, parts) in enumerate(zip(inserted, passages, strict=True)):
             if at:
                 row.add(self._wording.gap)
+            added = [row.add(part) for part in parts]
             if isinstance(item, int):
-                places[item] = self._add_context(row, item, titled=titled)
-            else:
-                row.add(item)
+                # A title comes before the pieces.
+                places[item] = added[-len(self._a["context_pieces"][item]) :]
         rng.shuffle(asked)
-        self._ask(rng, row, asked, places, length)
+        self._ask(rng, row, asked, places, length, labels)
         return row
 
     def few(self, rng: Generator, length: int) -> Row:
@@ -151,7 +114,7 @@ class Arranger:
         if not absent and rng.random() < 0.3:
             pieces += beside
         others += [self._any_piece(rng) for _ in range(4)]
-        room = length - row.length - 4 * _TURN
+        room = length - row.length - 4 * TURN
         count = int(rng.integers(2, 8))
         used = sum(self._cost(p) for p in pieces)
         for piece in others:
@@ -170,8 +133,20 @@ class Arranger:
             held = [q for q in same if len(g := self._a["gold"][q]) and there.issuperset(g)]
             asked += [(q, False) for q in held[: int(rng.integers(0, 4))]]
         rng.shuffle(asked)
-        self._ask(rng, row, asked, {}, length)
+        self._ask(rng, row, asked, {}, length, {})
         return row
+
+    def cloze(self, rng: Generator, length: int) -> Row:
+        """A text, then sentences of it with a name or a number left out."""
+        body = int(length * rng.uniform(0.5, 0.75))
+        parts = self._stretches(rng, body, running=rng.random() < 0.6)
+        return cloze_row(rng, length, parts, self._wording)
+
+    def quotes(self, rng: Generator, length: int) -> Row:
+        """A text, then beginnings of stretches of it that are to be continued."""
+        body = int(length * rng.uniform(0.45, 0.75))
+        parts = self._stretches(rng, body, running=rng.random() < 0.4)
+        return quotes_row(rng, length, parts, self._wording)
 
     def summary(self, rng: Generator, length: int) -> Row:
         """A document, or as much of it as there is room for, and its summary."""
@@ -269,26 +244,38 @@ class Arranger:
             used += cost
         return items
 
-    def _add_context(self, row: Row, context: int, *, titled: bool) -> list[tuple[int, int]]:
-        """Append a context as running text; gives the place of each of its pieces."""
-        title = self._a["titles"][context]
-        if titled and len(title):
-            row.add(title)
-            row.add(self._wording.line)
-        places = []
-        for i, piece in enumerate(self._a["context_pieces"][context]):
-            places.append(row.add(self._a["continued" if i else "pieces"][int(piece)]))
-        return places
+    def _exchange(
+        self,
+        rng: Generator,
+        items: Sequence[Any],
+        passages: list[list[Ids]],
+        asked: list[tuple[int, bool]],
+    ) -> tuple[list[list[Ids]], Mapping[int, Ids], list[tuple[int, bool]]]:
+        """Exchange answers in the passages; gives them, new labels, and questions still asked."""
+        if not self._exchanged:
+            return passages, {}, asked
+        number = {item: at for at, item in enumerate(items) if isinstance(item, int)}
+        answered = [(q, number.get(self._context_of(q))) for q, absent in asked if not absent]
+        quiz = [self._quiz(q, at, passages[at]) for q, at in answered if at is not None]
+        made = exchange_answers(
+            rng, passages, quiz, self._wording.shapes, share=self._exchanged,
+            draw=partial(self._answer_like, rng),
+        )  # fmt: skip
+        return made.passages, made.labels, [q for q in asked if q[0] not in made.spoilt]
 
     def _ask(
         self,
         rng: Generator,
         row: Row,
         asked: Sequence[tuple[int, bool]],
-        places: dict[int, list[tuple[int, int]]],
+        places: Mapping[int, list[tuple[int, int]]],
         length: int,
+        labels: Mapping[int, Ids],
     ) -> None:
-        """Append questions with their answers, as turns of a conversation, as long as they fit."""
+        """Append questions with their answers, as turns of a conversation, as long as they fit.
+
+        Labels are the answers that were exchanged, by question.
+        """
         wording = self._wording
         said = set()
         for question, absent in asked:
@@ -302,6 +289,7 @@ class Arranger:
             # Any of the accepted ones, the shortest first.
             pick = answers[int(rng.integers(len(answers)))] if rng.random() < 0.3 else answers[0]
             answer = wording.not_found if absent else self._a["answers"][int(pick)]
+            answer = labels.get(question, answer)
             turn = wording.next_turn if row.taught else []
             if row.length + len(turn) + len(ids) + len(answer) + len(wording.end) > length:
                 continue
@@ -314,63 +302,3 @@ class Arranger:
                 if gold:
                     row.looks.append(Look(start, end, gold))
             row.add([*answer, *wording.end], taught=True)
-
-    def _context_of(self, question: int) -> int:
-        return int(self._flat["question_context"][question])
-
-    def _any_piece(self, rng: Generator) -> int:
-        """Draw a piece of some question's context."""
-        context = self._context_of(self._questions.draw(rng))
-        return int(rng.choice(self._a["context_pieces"][context]))
-
-    def _cost(self, piece: int) -> int:
-        return len(self._a["pieces"][piece]) + 1
-
-
-class _Draw:
-    """Draws records: a source by its share, then one of its records.
-
-    Args:
-        source: Source of each record.
-        names: Names of the sources.
-        shares: By name.
-        weight: Of each record among those of its source; equal by default.
-    """
-
-    def __init__(
-        self,
-        source: Ids,
-        names: Sequence[str],
-        shares: dict[str, float],
-        weight: Ids | None = None,
-    ) -> None:
-        self._of: dict[int, Ids] = {}
-        self._sums: dict[int, Ids] = {}
-        for place, name in enumerate(names):
-            records = np.flatnonzero(source == place)
-            if shares.get(name, 0) > 0 and len(records):
-                self._of[place] = records
-                each = np.ones(len(records)) if weight is None else weight[records]
-                self._sums[place] = np.cumsum(each) / each.sum()
-        self._places = list(self._of)
-        share = np.asarray([shares[names[p]] for p in self._places])
-        self._share = np.cumsum(share) / share.sum() if len(share) else share
-
-    def source(self, rng: Generator) -> int:
-        """Draw a source."""
-        return self._places[int(np.searchsorted(self._share, rng.random()))]
-
-    def of(self, rng: Generator, source: int) -> int:
-        """Draw one of a source's records."""
-        at = int(np.searchsorted(self._sums[source], rng.random()))
-        return int(self._of[source][min(at, len(self._of[source]) - 1)])
-
-    def draw(self, rng: Generator) -> int:
-        """Draw a record."""
-        return self.of(rng, self.source(rng))
-
-
-def _sums(lengths: Ids, starts: Ids) -> Ids:
-    """Add up the lengths of the pieces of each context."""
-    total = np.concatenate([[0], np.cumsum(lengths)])
-    return np.asarray(total[starts[1:]] - total[starts[:-1]])

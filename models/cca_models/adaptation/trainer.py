@@ -2,33 +2,36 @@
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from numpy.random import default_rng
 from torch.utils.data import DataLoader
 
 from cca_models.adaptation.adapter_export import export_adapter
+from cca_models.adaptation.begin_from import load_beginning
 from cca_models.adaptation.corpus import Corpus
-from cca_models.adaptation.folded_lora import build_model, decoder_of, load_weights_into
+from cca_models.adaptation.folded_lora import build_model, decoder_of
 from cca_models.adaptation.head_choice import measure_heads
-from cca_models.adaptation.objective import Losses, Objective
+from cca_models.adaptation.loss_means import LossMeans
+from cca_models.adaptation.objective import Objective
 from cca_models.adaptation.pointing import Head
 from cca_models.adaptation.recipe import Batch, Batches, Recipe
+from cca_models.adaptation.training_state import identity_of, resume, save_state
+from cca_models.adaptation.windows import row_window
 from cca_models.adaptation.wording import Wording
+from cca_models.adapters import Adapter
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.errors import ModelError
 from cca_models.tokenizer import load_tokenizer
 
-_STATE = "state.json"
 # Heads that locate: how many, and what they are measured on, batches of rows up to so many tokens.
 _HEADS, _BEST, _MEASURED_BATCHES, _MEASURED_ON = "heads.json", 6, 8, 8192
 
@@ -42,6 +45,8 @@ class Training:
         batches: Batches of one device that make a step.
         attention: "cca", or "dense" for a baseline that saw the same.
         cca: Group size and window.
+        raw_small: Share of the rows of up to two windows that are read with the whole window;
+            see cca_models.adaptation.windows for the others.
         theta: Base of the rotary positions, for all lengths.
         max_tokens: Longest text that the adapter claims to read.
         rank: Of the low-rank products.
@@ -60,12 +65,16 @@ class Training:
         compile: Compile the layers (some minutes at first).
         checkpoint_every: Steps from one checkpoint to the next.
         seed: Of the first weights.
+
+    Raises:
+        ValueError: If `raw_small` is no share.
     """
 
     steps: int
     batches: int = 1
     attention: str = "cca"
     cca: CCAConfig = field(default_factory=CCAConfig)
+    raw_small: float = 0.35
     theta: float = 8e6
     max_tokens: int = 524_288
     rank: int = 64
@@ -82,6 +91,10 @@ class Training:
     compile: bool = False
     checkpoint_every: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.raw_small <= 1:
+            raise ValueError(f"expected raw_small from 0 to 1, got {self.raw_small}")
 
     def rate(self, step: int) -> float:
         """Give the share of the learning rate at a step: a rise, then a half cosine."""
@@ -118,7 +131,7 @@ def train(
     training: Training,
     out: Path,
     *,
-    begin_from: Mapping[str, torch.Tensor] | None = None,
+    begin_from: Adapter | None = None,
     stop_after: float | None = None,
     on_step: Callable[[Step], None] | None = None,
     report_every: int = 10,
@@ -132,7 +145,7 @@ def train(
         recipe: How it is drawn.
         training: How it is taught.
         out: Folder for checkpoints, logs and, at the end, the adapter.
-        begin_from: Weights of an adapter to begin with, by their saved names.
+        begin_from: Adapter to begin with; the optimizer begins afresh.
         stop_after: Seconds after which it pauses with a checkpoint.
         on_step: Told of every `report_every`-th step, in the main process alone.
         report_every: See on_step.
@@ -143,6 +156,7 @@ def train(
 
     Raises:
         ModelError: If `out` holds another training.
+        AdapterError: If `begin_from` is damaged or does not fit; expect_fit checks more.
         ValueError: If batches are too small for any row.
     """
     began = time.monotonic()
@@ -155,8 +169,7 @@ def train(
         theta=training.theta, rank=training.rank, alpha=training.alpha, dtype=dtype,
         device=accelerator.device, norms=training.norms, seed=training.seed,
     )  # fmt: skip
-    if begin_from is not None:
-        load_weights_into(model, begin_from)
+    begun = load_beginning(model, begin_from, training) if begin_from is not None else None
     if training.compile:
         for layer in decoder_of(model).model.layers:
             layer.compile(dynamic=False)
@@ -172,7 +185,8 @@ def train(
         weight_decay=0.0, fused=accelerator.device.type == "cuda",
     )  # fmt: skip
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    first = _resume(accelerator, out, recipe, training)
+    identity = identity_of(recipe, training, begun)
+    first = resume(accelerator, out, identity)
     accelerator.init_trackers("logs")
     devices = accelerator.num_processes
     batches = Batches(
@@ -180,16 +194,18 @@ def train(
         count=training.steps * training.batches * devices, pad=min(tokenizer.eos_ids),
     )  # fmt: skip
     source = _stream(batches, first * training.batches, accelerator, workers)
-    means = _Means(accelerator)
+    means = LossMeans(accelerator)
     step_tokens = training.batches * devices * recipe.mean_tokens()
     done = first
     for step in range(first, training.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * training.rate(step)
-        for last in (False,) * (training.batches - 1) + (True,):
+        for number in range(training.batches):
             batch = next(source).to(accelerator.device)
+            last = number == training.batches - 1
+            window = _window(batch, recipe, training, step * training.batches + number)
             with nullcontext() if last else accelerator.no_sync(objective):
-                losses = objective(batch)
+                losses = objective(batch, window)
                 accelerator.backward(losses.total / training.batches)
             means.add(batch, losses, devices)
         gradient = accelerator.clip_grad_norm_(objective.parameters(), training.clip)
@@ -211,7 +227,7 @@ def train(
         elif devices > 1:
             late = False
         if done % training.checkpoint_every == 0 or late or done == training.steps:
-            _save(accelerator, out, done, recipe, training)
+            save_state(accelerator, out, done, identity)
         if late:
             break
     finished = done == training.steps
@@ -220,7 +236,7 @@ def train(
         export_adapter(
             accelerator.unwrap_model(objective).model, out / "adapter", checkpoint=checkpoint,
             training=replace(training, heads=heads), recipe=recipe, sources=corpus.sources,
-            finished=finished, steps=done, tokens=int(done * step_tokens),
+            finished=finished, steps=done, tokens=int(done * step_tokens), begun_from=begun,
         )  # fmt: skip
     accelerator.end_training()
     return finished
@@ -260,6 +276,15 @@ def _heads(
     return tuple((layer, head) for layer, head, _ in json.loads(file.read_text()))
 
 
+def _window(batch: Batch, recipe: Recipe, training: Training, number: int) -> int | None:
+    """Choose the window of a batch: one for all devices, and the same in a resumed training."""
+    if training.attention != "cca":
+        return None
+    # The last number tells this stream from those of Batches.
+    rng = default_rng((recipe.seed, number, 2))
+    return row_window(batch.ids.shape[1], training.cca, raw_small=training.raw_small, rng=rng)
+
+
 def _groups(objective: Objective, training: Training) -> list[dict[str, Any]]:
     """Divide what is learnt by how fast it learns."""
     learnt = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
@@ -287,91 +312,3 @@ def _stream(batches: Batches, skip: int, accelerator: Accelerator, workers: int)
         multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
     return iter(loader)
-
-
-def _save(
-    accelerator: Accelerator, out: Path, step: int, recipe: Recipe, training: Training
-) -> None:
-    """Write a checkpoint beside the last one, then let it take its place."""
-    aside, target = out / "checkpoint.new", out / "checkpoint"
-    accelerator.save_state(str(aside))
-    if accelerator.is_main_process:
-        about = {"step": step, **_identity(recipe, training)}
-        (aside / _STATE).write_text(json.dumps(about, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
-    accelerator.wait_for_everyone()
-
-
-def _resume(accelerator: Accelerator, out: Path, recipe: Recipe, training: Training) -> int:
-    """Load the checkpoint that is there; gives the steps that it had done.
-
-    Raises:
-        ModelError: If it is of another training.
-    """
-    file = out / "checkpoint" / _STATE
-    if not file.is_file():
-        return 0
-    state = json.loads(file.read_text())
-    wanted = json.loads(json.dumps(_identity(recipe, training)))
-    odd = [name for name in wanted if state.get(name) != wanted[name]]
-    if odd:
-        raise ModelError(
-            f"{out} holds a training with another {odd[0]}",
-            hint="another --out begins afresh; the same settings go on",
-        )
-    accelerator.load_state(str(out / "checkpoint"))
-    return int(state["step"])
-
-
-def _identity(recipe: Recipe, training: Training) -> dict[str, Any]:
-    """Give all that a resumed training must share; how often it is saved may differ."""
-    free = ("checkpoint_every", "compile", "recompute_from")
-    return {
-        "recipe": recipe.facts(),
-        "training": {k: v for k, v in asdict(training).items() if k not in free},
-    }
-
-
-class _Means:
-    """Averages losses over steps and devices, without waiting for the device at each."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-        self._sums: dict[str, Any] = {}
-        self._counts: dict[str, int] = {}
-        self._since, self._tokens = time.monotonic(), 0
-
-    def add(self, batch: Batch, losses: Losses, devices: int) -> None:
-        """Take note of a batch; all devices have batches of one size."""
-        self._tokens += batch.ids.numel() * devices
-        self._put(batch.kind, losses.words)
-        if batch.kind == "questions":
-            self._put("pointing", losses.pointing)
-            self._put("pointed", losses.pointed)
-
-    def _put(self, name: str, value: Any) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value
-        self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """Give the averages since the last call, of all devices."""
-        names = ("text", "questions", "few", "summary", "pointing", "pointed")
-        table = torch.zeros(2, len(names), device=self._accelerator.device)
-        for i, name in enumerate(names):
-            if name in self._sums:
-                table[0, i] = self._sums[name]
-                table[1, i] = self._counts[name]
-        table = self._accelerator.reduce(table, reduction="sum")
-        self._sums.clear()
-        self._counts.clear()
-        return {
-            name: float(table[0, i] / table[1, i]) for i, name in enumerate(names) if table[1, i]
-        }
-
-    def speed(self) -> float:
-        """Give tokens a second since the last call."""
-        now = time.monotonic()
-        rate = self._tokens / (now - self._since)
-        self._since, self._tokens = now, 0
-        return rate

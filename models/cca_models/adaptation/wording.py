@@ -1,7 +1,8 @@
-"""The tokens around what is read, as the reader words its prompts."""
+"""The tokens around what is read, as the reader words its prompts; and how tokens look."""
 
 from dataclasses import dataclass
 
+from cca_models.adaptation.token_shapes import TokenShapes
 from cca_models.reading import prompts
 from cca_models.reading.types import NOT_FOUND
 from cca_models.tokenizer import Tokenizer
@@ -20,6 +21,10 @@ class Wording:
         gap: Between passages.
         line: Between a title and its text.
         summary: Before and behind a text that is to be summarised, by sentences asked for.
+        fill_in: Before a sentence with a blank.
+        blank: The blank.
+        what_follows: Before the first words of a quotation.
+        shapes: What the tokens look like.
     """
 
     prefix: list[int]
@@ -30,6 +35,10 @@ class Wording:
     gap: list[int]
     line: list[int]
     summary: dict[int, tuple[list[int], list[int]]]
+    fill_in: list[int]
+    blank: list[int]
+    what_follows: list[int]
+    shapes: TokenShapes
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Wording":
@@ -56,6 +65,10 @@ class Wording:
             gap=tokenizer.encode("\n\n"),
             line=tokenizer.encode("\n"),
             summary={n: _around_summary(tokenizer, n) for n in range(1, 13)},
+            fill_in=tokenizer.encode(f"{prompts.QUESTION} Fill in the blank:"),
+            blank=tokenizer.encode(" ____"),
+            what_follows=tokenizer.encode(f"{prompts.QUESTION} What follows “"),
+            shapes=TokenShapes.of(tokenizer),
         )
 
 

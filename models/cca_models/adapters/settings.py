@@ -57,6 +57,7 @@ class AdapterSettings:
         base_name: Name of the checkpoint that it was trained on.
         base_sha256: Digest of that checkpoint's weights, see weights_sha256.
         cca: Group size and window.
+        attention: "cca", or "dense" for a baseline.
         rope: Rotary positions.
         locate: How its attention finds passages; None if that was not measured.
         not_found: Thresholds for saying that a document does not contain the answer.
@@ -67,6 +68,7 @@ class AdapterSettings:
     base_sha256: str
     cca: CCAConfig
     rope: RopeSettings
+    attention: str = "cca"
     locate: LocateSettings | None = None
     not_found: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +103,7 @@ def read_settings(folder: Path) -> AdapterSettings | None:
         base_name=base.take("name", str),
         base_sha256=base.take("weights_sha256", str),
         cca=cca,
+        attention=facts.optional("attention", str) or "cca",
         rope=_rope(facts.part("rope")),
         locate=_locate(facts.part("locate")) if content.get("locate") else None,
         not_found=facts.part("not_found").content if content.get("not_found") else {},
