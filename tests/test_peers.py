@@ -9,6 +9,7 @@ from peer_settings import SMALL
 from torch import Tensor
 
 from cca_models.peers import AttentionRecord, Place, records
+from cca_models.peers.past import Past
 
 NAMES = sorted(records())
 LENGTH, D = 150, 16
@@ -177,3 +178,16 @@ def test_records_are_complete(peer: AttentionRecord) -> None:
         assert not peer.exact
     # What reads prompts in one way and generates in another is neither.
     assert peer.incremental or peer.whole_prompt or peer.prefill != peer.decode
+
+
+def test_room_that_is_expected_is_made_at_once() -> None:
+    past = Past()
+    past.expected = 100
+    pieces = torch.arange(96.0).view(1, 1, 96, 1).split(32, 2)
+    for piece in pieces:
+        past.append(piece, -piece)
+    held = past.k.untyped_storage()
+    assert held.nbytes() == 100 * 4 and past.k.flatten().tolist() == list(range(96))
+    more = torch.full((1, 1, 8, 1), 7.0)
+    past.append(more, more)  # more than was expected
+    assert len(past) == 104 and past.v.flatten().tolist()[:96] == [-x for x in range(96)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cca_models.config import CCAConfig
 from cca_models.decoder import Decoder
 from cca_models.layer_memory import Layer
+from cca_models.peers.past import PeerLayer
 from cca_models.peers.records import AttentionRecord, Place, record
 from cca_models.rope import Rotary
 
@@ -37,7 +38,7 @@ class PeerDecoder(Decoder):
         self, config: CCAConfig, *, capacity: int, rotary: Rotary
     ) -> Sequence[Layer]:
         """Make an empty memory for every layer."""
-        return [
+        layers = [
             self.peer.make(
                 Place(
                     layer=i, layers=self.num_layers, heads=self.heads, kv_heads=self.kv_heads,
@@ -47,6 +48,11 @@ class PeerDecoder(Decoder):
             )
             for i in range(self.num_layers)
         ]  # fmt: skip
+        if self.peer.kv_kept == "all":
+            for layer in layers:
+                if isinstance(layer, PeerLayer):
+                    layer.expect(capacity)
+        return layers
 
     def stepper(self, config: CCAConfig) -> None:
         """Give nothing: the captured step is CCA's."""

@@ -21,10 +21,11 @@ class Past:
 
     Attributes:
         start: Position of the first token held.
+        expected: Tokens that it will hold in all; 0 if nobody knows. Buffers are made for them.
     """
 
     def __init__(self) -> None:
-        self.start = 0
+        self.start, self.expected = 0, 0
         self._k: Tensor | None = None
         self._v: Tensor | None = None
         self._begin = self._end = 0
@@ -49,7 +50,8 @@ class Past:
         """Take in more tokens."""
         L = k.shape[2]
         if self._k is None or self._borrowed or self._end + L > self._k.shape[2]:
-            self._move(k, max(_SLACK, len(self) // 2))
+            rest = self.expected - len(self) - L
+            self._move(k, rest if rest >= 0 and self.expected else max(_SLACK, len(self) // 2))
         assert self._k is not None and self._v is not None
         self._k[:, :, self._end : self._end + L] = k
         self._v[:, :, self._end : self._end + L] = v
@@ -68,6 +70,7 @@ class Past:
         """Make a second one that goes its own way; nothing is copied until either grows."""
         twin = Past()
         twin.start, twin._k, twin._v = self.start, self._k, self._v
+        twin.expected = self.expected
         twin._begin, twin._end = self._begin, self._end
         # Both would append to the same places.
         twin._borrowed = self._borrowed = True
@@ -119,6 +122,12 @@ class PeerLayer:
     def tensors(self) -> dict[str, Tensor]:
         """Give what is held."""
         return {"k": self.past.k, "v": self.past.v} if len(self.past) else {}
+
+    def expect(self, tokens: int) -> None:
+        """Make room for so many tokens at once, where all are kept."""
+        for value in vars(self).values():
+            if isinstance(value, Past):
+                value.expected = tokens
 
     def restore(self, tensors: Mapping[str, Tensor], *, seen: int) -> None:
         """Take over saved tensors; they are shared, never written to.
