@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from cca_models.adaptation.sources import read_records
 from cca_models.checkpoints import resolve_checkpoint
 from cca_models.documents import Document
 from cca_models.engine import load_model
 from cca_models.errors import ModelError
 from cca_models.evaluation.metrics import confidence_interval
-from cca_models.reading import NOT_FOUND, Reader, Writing
-from cca_models.reading.prompts import passage_prompt
+from cca_models.reading import Reader, Writing
+from cca_models.reading.apart import read_apart
 
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
@@ -85,12 +83,10 @@ def measure(
 
 def _refusal(reader: Reader, question: str) -> float:
     """Give the probability that the answer begins as a refusal does."""
-    model = reader.model
     chosen = reader.choose(reader.rank(question, attention=False), question, Writing())
-    ids = passage_prompt(model.tokenizer, reader.texts(chosen), question)
-    logits = model.prefill(model.new_memory(len(ids)), ids)
-    token = model.tokenizer.encode(f" {NOT_FOUND}")[0]
-    return float(torch.softmax(logits.float(), dim=-1)[token])
+    read = read_apart(reader, chosen, question)
+    # Nothing to read holds no answer.
+    return read[0].refusal if read else 1.0
 
 
 def table(found: Sequence[Asked]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cca_models.reading import prompts
+from cca_models.reading.apart import read_apart
 from cca_models.reading.evidence import find_citations, is_denial
 from cca_models.reading.passages import Span
 from cca_models.reading.refusing import opening, threshold_of
@@ -75,16 +76,25 @@ class AnswerStream:
         taught = threshold_of(reader.model, self.read) is not None
         coverage = 1.0 if taught else reader.index.coverage(self.question, chosen)
         self._timing["locate"] = time.perf_counter() - start
-        if coverage < COVERAGE:
+        if not chosen or coverage < COVERAGE:
             yield NOT_FOUND
             self._finish = "stop"
             self._close(NOT_FOUND, (), found=False)
             return
-        ids = prompts.passage_prompt(
-            reader.model.tokenizer, reader.texts(chosen), self.question, self.history
-        )
-        memory = reader.model.new_memory(len(ids) + writing.max_new_tokens)
-        self._usage["prompt_tokens"] = len(ids)
+        if taught:
+            # What was taught to refuse can say which of the passages knows.
+            read = read_apart(
+                reader, chosen, self.question, self.history, room=writing.max_new_tokens
+            )
+            self.passages = [reader.passages[one.passage] for one in read[:1]]
+            self._usage["prompt_tokens"] = sum(one.tokens for one in read)
+            memory, ids = read[0].memory, [read[0].last]
+        else:
+            ids = prompts.passage_prompt(
+                reader.model.tokenizer, reader.texts(chosen), self.question, self.history
+            )
+            memory = reader.model.new_memory(len(ids) + writing.max_new_tokens)
+            self._usage["prompt_tokens"] = len(ids)
         text = yield from self._write(memory, ids, start)
         self._conclude(text)
 

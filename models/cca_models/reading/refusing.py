@@ -33,10 +33,10 @@ def opening(model: "LanguageModel", read: ReadMode) -> Callable[[Tensor], Tensor
     threshold = threshold_of(model, read)
     if threshold is None:
         return None
-    token = model.tokenizer.encode(f" {NOT_FOUND}")[0]
+    token = _first_token(model)
 
     def decide(logits: Tensor) -> Tensor:
-        refused = float(torch.softmax(logits.float(), dim=-1)[token]) >= threshold
+        refused = refusal_share(model, logits) >= threshold
         if refused and int(logits.argmax()) == token:
             return logits
         decided = torch.full_like(logits, float("-inf")) if refused else logits.clone()
@@ -44,3 +44,12 @@ def opening(model: "LanguageModel", read: ReadMode) -> Callable[[Tensor], Tensor
         return decided
 
     return decide
+
+
+def refusal_share(model: "LanguageModel", logits: Tensor) -> float:
+    """Give the probability that an answer with these first logits, [V], begins as a refusal."""
+    return float(torch.softmax(logits.float(), dim=-1)[_first_token(model)])
+
+
+def _first_token(model: "LanguageModel") -> int:
+    return model.tokenizer.encode(f" {NOT_FOUND}")[0]
