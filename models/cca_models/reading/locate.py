@@ -2,8 +2,8 @@
 
 Each head's attention from the question's tokens to the document's core tokens (and the raw tail) is
 averaged over the question, and what a question without content gets is taken off: that removes the
-heads' liking for certain places and styles (in-context re-ranking, ICLR 2025); heads that were
-trained to locate need no such thing, and their adapter says so. A handful of heads
+heads' liking for certain places and styles (in-context re-ranking, ICLR 2025), unless the
+adapter says that its heads need no such thing. A handful of heads
 locate and the average of all heads does not (QRHead, arXiv 2506.09944); which ones is measured per
 checkpoint, see docs/method.md.
 """
