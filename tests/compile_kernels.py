@@ -14,6 +14,7 @@ from triton.runtime.jit import mangle_type
 
 from cca_kernels import (
     block_weights,
+    decoding,
     listed_attention,
     prefill_forward,
     prefill_hopper,
@@ -79,7 +80,7 @@ def listed(name: str, variant: str, head_dim: int) -> int:
         "BLOCK_Q": tile.block_q, "BLOCK_K": tile.block_k, "BLOCK_D": head_dim,
         "STAGES": tile.num_stages, "PRECISION": "tf32", **_LISTED[variant],
     }  # fmt: skip
-    return plain(kernel, constants, name, 2 if variant == "packed" else tile.num_warps)
+    return plain(kernel, constants, name, num_warps=2 if variant == "packed" else tile.num_warps)
 
 
 def weights(name: str, head_dim: int) -> int:
@@ -88,18 +89,33 @@ def weights(name: str, head_dim: int) -> int:
         "KV": 3, "REP": 3, "D": head_dim, "BLOCK_Q": block_weights._QUERIES,
         "BLOCK_N": block_weights._BLOCKS, "BLOCK_D": head_dim, "PRECISION": "tf32x3",
     }  # fmt: skip
-    return plain(block_weights.block_weights_kernel, constants, name, 4)
+    return plain(block_weights.block_weights_kernel, constants, name, num_warps=4)
+
+
+def decode(name: str, rows: int, head_dim: int) -> int:
+    """Compile the decoding kernel in float32, for the rows that share a KV head, as planned."""
+    tile = decoding.TILES.get((False, name)) or decoding.TILES[False, "other"]
+    plan = decoding.decode_plan(1, rows, head_dim, 4, torch.device("cpu"), tile)
+    options = {key: plan[key] for key in ("num_warps", "maxnreg")}
+    constants: dict[str, Any] = {
+        "KV": 1, "REP": rows // 16, "G": 16, "W": 1024, "D": head_dim, "ONE_ROW": False,
+        **{key: value for key, value in plan.items() if key not in options},
+    }  # fmt: skip
+    kernel = decoding.decode_fwd_kernel
+    return plain(kernel, constants, name, "*fp32", **options)
 
 
 _POINTERS = {
-    **dict.fromkeys(("q", "k", "v", "o", "far_k", "far_v"), "*bf16"),
-    **dict.fromkeys(("lse", "cos", "sin", "means", "weights"), "*fp32"),
-    **dict.fromkeys(("tiles", "counts", "columns"), "*i32"),
+    **dict.fromkeys(("q", "k", "v", "o", "far_k", "far_v", "core_k", "core_v"), "*bf16"),
+    **dict.fromkeys(("lse", "cos", "sin", "means", "weights", "part_o", "part_stats"), "*fp32"),
+    **dict.fromkeys(("tiles", "counts", "columns", "counters"), "*i32"),
     **dict.fromkeys(("table", "choice"), "*u8"),
 }
 
 
-def plain(kernel: Any, constants: dict[str, Any], name: str, warps: int) -> int:
+def plain(
+    kernel: Any, constants: dict[str, Any], name: str, element: str = "*bf16", **options: int
+) -> int:
     """Compile a kernel whose arguments are pointers, strides, integers and a scale."""
     signature: dict[str, Any] = {}
     aligned = {}
@@ -110,13 +126,14 @@ def plain(kernel: Any, constants: dict[str, Any], name: str, warps: int) -> int:
             signature[argument] = ("i64",) * 3
             aligned.update({(i, axis): [["tt.divisibility", 16]] for axis in range(3)})
         elif argument in _POINTERS:
-            signature[argument] = _POINTERS[argument]
+            pointer = _POINTERS[argument]
+            signature[argument] = element if pointer == "*bf16" else pointer
             aligned[(i,)] = [["tt.divisibility", 16]]
         else:
             signature[argument] = "fp32" if argument == "scale" else "i32"
     values = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
-    return shared_memory(source, _ARCHITECTURES[name], num_warps=warps)
+    return shared_memory(source, _ARCHITECTURES[name], **options)
 
 
 def hopper(head_dim: int) -> int:
@@ -158,6 +175,11 @@ def main() -> None:
         for variant in variants
     ]  # fmt: skip
     rows += [["weights", name, 128, weights(name, 128)] for name in ("hopper", "ampere")]
+    rows += [
+        ["decode", name, head_dim, decode(name, 640, head_dim)]
+        for name in ("hopper", "ada")  # Ampere takes Ada's tile
+        for head_dim in (16, 64, 128)
+    ]
     print(json.dumps(rows))
 
 

@@ -127,6 +127,9 @@ TILES: dict[tuple[bool, str], DecodeTile] = {
     (False, "other"): DecodeTile(key_bytes=8192, num_warps=4, num_stages=2, programs=2),
 }
 _MAX_SPLITS = 128
+# Scores of a float32 block, rows by keys: those products take no tensor core and read the scores
+# from shared memory, 32 KiB of them; narrower scores stay in registers.
+_FLOAT32_SCORES = 8192
 
 
 @lru_cache(maxsize=8)
@@ -154,6 +157,9 @@ def decode_plan(
     block_d = max(16, triton.next_power_of_2(head_dim))
     most_rows = 16384 // (block_d * element_size)  # what the registers hold
     block_r = 1 if one else max(16, min(most_rows, triton.next_power_of_2(rows)))
+    block_k = max(16, tile.key_bytes // (block_d * element_size))
+    if element_size == 4:
+        block_k = max(16, min(block_k, _FLOAT32_SCORES // block_r))
     merge_r = min(block_r, triton.next_power_of_2(rows))
     tiles *= triton.cdiv(rows, block_r)
     splits = max(1, min(_MAX_SPLITS, _multiprocessors(device) * tile.programs // tiles))
@@ -161,7 +167,7 @@ def decode_plan(
     return {
         "SPLITS": splits,
         "BLOCK_R": block_r,
-        "BLOCK_K": max(16, tile.key_bytes // (block_d * element_size)),
+        "BLOCK_K": block_k,
         "BLOCK_D": block_d,
         "STAGES": tile.num_stages,
         "MERGE_R": merge_r,
