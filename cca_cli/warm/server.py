@@ -195,13 +195,14 @@ def _become(request: Any, files: list[int], models: dict[Any, Any], threads: int
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     terminate_with_exit_code()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     import torch
 
     # How its threads wait was settled when the process began; how many they are was not.
     torch.set_num_threads(max(1, threads // 2) if crowded() else threads)
     from cca_cli.app import run_streams
 
+    # Not before: an exception that a signal raises within an import may get lost there.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     return run_streams(request["run"], models=models)
 
 
