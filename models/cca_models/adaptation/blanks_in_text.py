@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from cca_models.adaptation.ragged import Ids
-from cca_models.adaptation.row import Row, most_questions
+from cca_models.adaptation.row import Row, most_questions, text_row
 from cca_models.adaptation.wording import Wording
 
 # Tokens of the sentence that are shown before and behind the blank; with fewer before it than the
@@ -29,9 +29,7 @@ def cloze_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wordin
         parts: The text, in stretches with a gap between them.
         wording: Around them.
     """
-    row = Row()
-    row.add(wording.prefix)
-    add_parts(row, parts, wording)
+    row = text_row(parts, wording)
     found = [
         (number, run)
         for number, part in enumerate(parts)
@@ -52,25 +50,8 @@ def cloze_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wordin
         question = np.concatenate(
             [wording.fill_in, part[first:start], wording.blank, part[end:last], wording.cue]
         )
-        answer = np.concatenate([part[start:end], wording.end])
-        turn = wording.next_turn if row.taught else []
-        if row.length + len(turn) + len(question) + len(answer) > length:
-            continue
-        row.add(turn)
-        row.add(question)
-        row.add(answer, taught=True)
-        asked += 1
+        asked += row.ask(question, part[start:end], wording, length=length) is not None
     return row
-
-
-def add_parts(row: Row, parts: Sequence[Ids], wording: Wording) -> list[tuple[int, int]]:
-    """Append stretches of text with gaps between them; gives the place of each."""
-    places = []
-    for number, part in enumerate(parts):
-        if number:
-            row.add(wording.gap)
-        places.append(row.add(part))
-    return places
 
 
 def _word_start(part: Ids, end: int, wanted: int, wording: Wording) -> int:

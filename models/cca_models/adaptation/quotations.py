@@ -5,11 +5,11 @@ The answer stands in the row word for word and cannot be guessed, so every token
 
 from collections.abc import Sequence
 
+import numpy as np
 from numpy.random import Generator
 
-from cca_models.adaptation.blanks_in_text import add_parts
 from cca_models.adaptation.ragged import Ids
-from cca_models.adaptation.row import Row
+from cca_models.adaptation.row import Row, text_row
 from cca_models.adaptation.wording import Wording
 
 # Tokens given and asked for; and stretches that may be too short or find no room.
@@ -26,9 +26,7 @@ def quotes_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wordi
         parts: The text, in stretches with a gap between them.
         wording: Around them.
     """
-    row = Row()
-    row.add(wording.prefix)
-    add_parts(row, parts, wording)
+    row = text_row(parts, wording)
     least, most = _ASKED
     misses = 0
     while parts and misses < _MISSES:
@@ -40,14 +38,9 @@ def quotes_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wordi
         asked = int(rng.integers(least, min(most, len(part) - given), endpoint=True))
         start = int(rng.integers(len(part) - given - asked, endpoint=True))
         behind = start + given
-        turn = wording.next_turn if row.taught else []
-        question = [*turn, *wording.what_follows, *part[start:behind], *wording.cue]
-        answer = [*part[behind : behind + asked], *wording.end]
-        if row.length + len(question) + len(answer) > length:
+        question = np.concatenate([wording.what_follows, part[start:behind], wording.cue])
+        if row.ask(question, part[behind : behind + asked], wording, length=length) is None:
             misses += 1
             # Shorter ones may fit yet.
             most = max(least, most // 2)
-            continue
-        row.add(question)
-        row.add(answer, taught=True)
     return row

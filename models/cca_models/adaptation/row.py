@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cca_models.adaptation.ragged import Ids
+from cca_models.adaptation.wording import Wording
 
 # Questions at most in a row, by its tokens; and tokens kept free for each with its answer.
 _LENGTHS, _QUESTIONS = (1024, 2048, 4096, 8192, 32768), (4, 8, 20, 40, 96)
@@ -49,3 +50,37 @@ class Row:
         if taught:
             self.taught.append((start, self.length))
         return start, self.length
+
+    def ask(
+        self, question: Ids, answer: Ids, wording: Wording, *, length: int
+    ) -> tuple[int, int] | None:
+        """Append a question and its answer as a turn of the conversation.
+
+        Args:
+            question: With the cue for the answer.
+            answer: Without its end.
+            wording: Around them.
+            length: Tokens of the row at most.
+
+        Returns:
+            The question's place; None if there is no room, and nothing is appended.
+        """
+        turn = wording.next_turn if self.taught else []
+        tokens = len(turn) + len(question) + len(answer) + len(wording.end)
+        if self.length + tokens > length:
+            return None
+        self.add(turn)
+        place = self.add(question)
+        self.add(np.concatenate([answer, wording.end]), taught=True)
+        return place
+
+
+def text_row(parts: Sequence[Ids], wording: Wording) -> Row:
+    """Begin a row with a text: its stretches, with gaps between them."""
+    row = Row()
+    row.add(wording.prefix)
+    for number, part in enumerate(parts):
+        if number:
+            row.add(wording.gap)
+        row.add(part)
+    return row

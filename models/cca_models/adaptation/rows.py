@@ -290,15 +290,10 @@ class Arranger(Material):
             pick = answers[int(rng.integers(len(answers)))] if rng.random() < 0.3 else answers[0]
             answer = wording.not_found if absent else self._a["answers"][int(pick)]
             answer = labels.get(question, answer)
-            turn = wording.next_turn if row.taught else []
-            if row.length + len(turn) + len(ids) + len(answer) + len(wording.end) > length:
-                continue
-            row.add(turn)
-            start, end = row.add(ids)
+            place = row.ask(np.asarray(ids), np.asarray(answer), wording, length=length)
             context = self._context_of(question)
-            if not absent and context in places:
+            if place is not None and not absent and context in places:
                 first = int(self._piece_starts[context])
                 gold = [places[context][int(p) - first] for p in self._a["gold"][question]]
                 if gold:
-                    row.looks.append(Look(start, end, gold))
-            row.add([*answer, *wording.end], taught=True)
+                    row.looks.append(Look(*place, gold))
