@@ -55,16 +55,13 @@ def list_tiles_kernel(needed, full, tiles, counts, N, BLOCK_N: tl.constexpr):
     tl.store(counts + i_t * 2 + 1, tl.sum(b_needed, axis=0))
 
 
-def list_tiles(
-    needed: Tensor, full: Tensor, *, tile: Tile, queries: int | None = None
-) -> TileLists:
+def list_tiles(needed: Tensor, full: Tensor, *, tile: Tile) -> TileLists:
     """List the tiles that are needed, without asking the device how many they are.
 
     Args:
         needed: Whether a query of the tile sees a key of it, [B, H, T, N] booleans.
         full: Whether every query sees every key of it, like needed.
-        tile: The tile sizes.
-        queries: Queries of a tile; tile.block_q by default.
+        tile: The tile sizes; tiles of queries have block_q of them.
     """
     needed, full = torch.broadcast_tensors(needed, full)
     *outer, T, N = needed.shape
@@ -79,7 +76,7 @@ def list_tiles(
         BLOCK_N=max(16, triton.next_power_of_2(N)),
         num_warps=4,
     )
-    return TileLists(tiles=tiles, counts=counts, tile=tile, queries=queries or tile.block_q)
+    return TileLists(tiles=tiles, counts=counts, tile=tile, queries=tile.block_q)
 
 
 # More warps than prefill_forward's: what is seen takes registers, too.

@@ -6,7 +6,7 @@ float64, or gradients: `use_kernels` says where they may be called.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -54,14 +54,9 @@ def in_window(
     columns: "Columns | None" = None,
 ) -> Tensor:
     """Attend to the last `window` tokens, and to columns farther away; the first key at `start`."""
-    from cca_kernels.listed_attention import listed_attention
-
-    with on_device(q.device):
-        o, _ = listed_attention(
-            q, k, v, position=position, key_start=start, window=window, columns=columns,
-            scale=scale,
-        )  # fmt: skip
-    return o
+    return _attend(
+        q, k, v, position=position, key_start=start, window=window, columns=columns, scale=scale
+    )
 
 
 def first_columns(count: int, device: torch.device) -> Tensor:
@@ -100,19 +95,14 @@ def by_blocks(
         tile: From `tile_for` with such rows and keys.
         scale: Factor on the scores.
     """
-    from cca_kernels.listed_attention import listed_attention
     from cca_kernels.tile_lists import list_tiles
 
-    first = position // tile.block_q
-    last = (position + q.shape[2] - 1) // tile.block_q
-    rows = torch.arange(first, last + 1, device=q.device)
-    keys = torch.arange(-(-k.shape[2] // tile.block_k), device=q.device)
+    rows, keys = _row_tiles(q, position, tile), _key_tiles(k, tile)
     of_rows, of_keys = rows * tile.block_q // block, keys * tile.block_k // block
     needed = chosen[:, :, (of_rows - position // block)[:, None], of_keys]
     with on_device(q.device):
         lists = list_tiles(*_causal(needed, needed, rows, keys, tile), tile=tile)
-        o, _ = listed_attention(q, k, v, position=position, lists=lists, scale=scale)
-    return o
+    return _attend(q, k, v, position=position, lists=lists, scale=scale)
 
 
 def by_lists(
@@ -140,22 +130,15 @@ def by_lists(
         tile: From `tile_for` with such rows and keys.
         scale: Factor on the scores.
     """
-    from cca_kernels.listed_attention import listed_attention
     from cca_kernels.tile_lists import TileLists
 
     many = block // tile.block_k
-    first = position // tile.block_q
-    last = (position + q.shape[2] - 1) // tile.block_q
-    rows = torch.arange(first, last + 1, device=q.device) * tile.block_q // block
-    rows = rows - position // block
-    tiles = lists[..., None] * many + torch.arange(many, device=q.device)
-    tiles = tiles.flatten(-2)[:, :, rows].int()
+    rows = _row_tiles(q, position, tile) * tile.block_q // block - position // block
+    tiles = _tiles_of(lists, many)[:, :, rows].int()
     # All tiles of the own block count as masked; those that lie ahead show nothing.
     counts = torch.stack([torch.full_like(count, many), count * many], -1)[rows].int()[None, None]
     listed = TileLists(tiles=tiles, counts=counts, tile=tile, queries=tile.block_q)
-    with on_device(q.device):
-        o, _ = listed_attention(q, k, v, position=position, lists=listed, scale=scale)
-    return o
+    return _attend(q, k, v, position=position, lists=listed, scale=scale)
 
 
 def by_query(
@@ -182,7 +165,6 @@ def by_query(
         tile: From `tile_for` with such keys; a program takes one query's heads.
         scale: Factor on the scores.
     """
-    from cca_kernels.listed_attention import listed_attention
     from cca_kernels.tile_lists import LEAST, TileLists
 
     heads = q.shape[1] // k.shape[1]
@@ -192,14 +174,11 @@ def by_query(
     counts = torch.stack(
         [torch.full_like(begun, many), begun.clamp(max=lists.shape[-1]) * many], -1
     )
-    tiles = lists[..., None] * many + torch.arange(many, device=q.device)
     listed = TileLists(
-        tiles=tiles.flatten(-2).int(), counts=counts.int()[None, None], queries=1, heads=heads,
+        tiles=_tiles_of(lists, many).int(), counts=counts.int()[None, None], queries=1, heads=heads,
         tile=replace(tile, block_q=rows, num_warps=max(2, min(8, rows // 16))),
     )  # fmt: skip
-    with on_device(q.device):
-        o, _ = listed_attention(q, k, v, position=position, lists=listed, scale=scale)
-    return o
+    return _attend(q, k, v, position=position, lists=listed, scale=scale)
 
 
 def by_choice(
@@ -217,13 +196,10 @@ def by_choice(
 
     As cca_models.peers.blocks.by_block; tile from `tile_for` with keys=block.
     """
-    from cca_kernels.listed_attention import listed_attention
     from cca_kernels.tile_lists import list_tiles
 
-    L = q.shape[2]
-    lead, last = position % tile.block_q, (position + L - 1) // tile.block_q
-    rows = torch.arange(position // tile.block_q, last + 1, device=q.device)
-    keys = torch.arange(-(-k.shape[2] // tile.block_k), device=q.device)
+    L, lead = q.shape[2], position % tile.block_q
+    rows, keys = _row_tiles(q, position, tile), _key_tiles(k, tile)
 
     def of_some(x: Tensor) -> Tensor:
         """Say whether some query of a tile has it, [B, H, T, tiles of keys]."""
@@ -234,10 +210,33 @@ def by_choice(
     with on_device(q.device):
         needed, full = _causal(of_some(chosen), ~of_some(~chosen), rows, keys, tile)
         lists = list_tiles(needed, full, tile=tile)
-        o, _ = listed_attention(
-            q, k, v, position=position, lists=lists, choice=chosen, choice_block=block, scale=scale
-        )
-    return o
+    return _attend(
+        q, k, v, position=position, lists=lists, choice=chosen, choice_block=block, scale=scale
+    )
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """Give the output of listed_attention alone, on the device of the queries."""
+    from cca_kernels.listed_attention import listed_attention
+
+    with on_device(q.device):
+        return listed_attention(q, k, v, **options)[0]
+
+
+def _row_tiles(q: Tensor, position: int, tile: "Tile") -> Tensor:
+    """Number the tiles, counted by position, that the queries lie in."""
+    last = (position + q.shape[2] - 1) // tile.block_q
+    return torch.arange(position // tile.block_q, last + 1, device=q.device)
+
+
+def _key_tiles(k: Tensor, tile: "Tile") -> Tensor:
+    """Number the tiles of keys; the last may not be full."""
+    return torch.arange(-(-k.shape[2] // tile.block_k), device=k.device)
+
+
+def _tiles_of(lists: Tensor, many: int) -> Tensor:
+    """Give the tiles of listed blocks that have so many each, [..., C] to [..., C * many]."""
+    return (lists[..., None] * many + torch.arange(many, device=lists.device)).flatten(-2)
 
 
 def _causal(
