@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cca_models.reading import prompts
-from cca_models.reading.refusing import refusal_share
+from cca_models.reading.refusing import refusal_share, refusal_token
 from cca_models.reading.types import Turn
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def read_apart(
     Returns:
         The passages, the one that knows most surely first; equal ones in the order given.
     """
-    model = reader.model
-    found = []
+    model, found = reader.model, []
+    token = refusal_token(model)
     for i in chosen:
         ids = prompts.passage_prompt(model.tokenizer, reader.texts([i]), question, history)
         memory = model.new_memory(len(ids) + room)
         model.prefill(memory, ids[:-1])
         logits = model.prefill(memory.fork(), ids[-1:])
-        refusal = refusal_share(model, logits)
+        refusal = refusal_share(logits, token)
         found.append(ReadPassage(passage=i, memory=memory, last=ids[-1], refusal=refusal))
     return sorted(found, key=lambda one: one.refusal)

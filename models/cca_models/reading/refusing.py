@@ -33,10 +33,10 @@ def opening(model: "LanguageModel", read: ReadMode) -> Callable[[Tensor], Tensor
     threshold = threshold_of(model, read)
     if threshold is None:
         return None
-    token = _first_token(model)
+    token = refusal_token(model)
 
     def decide(logits: Tensor) -> Tensor:
-        refused = refusal_share(model, logits) >= threshold
+        refused = refusal_share(logits, token) >= threshold
         if refused and int(logits.argmax()) == token:
             return logits
         decided = torch.full_like(logits, float("-inf")) if refused else logits.clone()
@@ -46,10 +46,16 @@ def opening(model: "LanguageModel", read: ReadMode) -> Callable[[Tensor], Tensor
     return decide
 
 
-def refusal_share(model: "LanguageModel", logits: Tensor) -> float:
-    """Give the probability that an answer with these first logits, [V], begins as a refusal."""
-    return float(torch.softmax(logits.float(), dim=-1)[_first_token(model)])
+def refusal_share(logits: Tensor, token: int) -> float:
+    """Give the probability that an answer with these first logits, [V], begins as a refusal.
+
+    Args:
+        logits: Of the answer's first token.
+        token: From `refusal_token`.
+    """
+    return float(torch.softmax(logits.float(), dim=-1)[token])
 
 
-def _first_token(model: "LanguageModel") -> int:
+def refusal_token(model: "LanguageModel") -> int:
+    """Give the token that a refusal begins with."""
     return model.tokenizer.encode(f" {NOT_FOUND}")[0]
