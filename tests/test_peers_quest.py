@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cca_models.benchmarks_memory import held_bytes
 from cca_models.peers import Place
 from cca_models.peers.quest import RECORD, QuestLayer
 
@@ -186,3 +187,15 @@ def test_half_precision_on_a_gpu() -> None:
     half = read(make(8, 2), [t.cuda() for t in tensors])
     gap = torch.cat(half, 2).double().cpu() - torch.cat(exact, 2)
     assert (gap.abs().amax(-1) < 0.05).double().mean() > 0.95
+
+
+def test_room_made_beforehand_is_for_pages_where_pages_are_held() -> None:
+    tensors = draw(2, 1)
+    memory = make(2, 1)
+    memory.expect(PROMPT + STEPS)
+    read(memory, tensors)
+    token = 2 * 2 * D * 8  # keys and values, rows, float64
+    pages = -(-(PROMPT + STEPS) // SMALL["page"])
+    open_page = token
+    held = held_bytes(memory.tensors().values())
+    assert held == token * (PROMPT + STEPS + pages) + open_page

@@ -51,6 +51,11 @@ class QuestLayer(PeerLayer):
             held |= {"open_high": self._open[0], "open_low": self._open[1]}
         return held
 
+    def expect(self, tokens: int) -> None:
+        """Make room for so many tokens, and for the bounds of their pages."""
+        super().expect(tokens)
+        self._full.expected = -(-tokens // self._page)
+
     def restore(self, tensors: Mapping[str, Tensor], *, seen: int) -> None:
         """Take over saved keys and values; as PeerLayer.restore. Bounds are found again."""
         super().restore({name: tensors[name] for name in ("k", "v")}, seen=seen)
