@@ -66,8 +66,8 @@ def check_line(check: LogitCheck, dtype: str) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Write the rows as a Markdown table, aligned; it ends without a newline.
 
-    Columns of what nothing was measured of are left out: reserved memory and joules off a GPU, the
-    spread of single readings.
+    Columns of what nothing was measured of are left out: reserved memory, busy time and joules
+    off a GPU, the spread of single readings.
     """
     shown = [(name, cell) for name, cell, wanted in _COLUMNS if any(map(wanted, rows))]
     header = [name for name, _ in shown]
@@ -194,6 +194,11 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str], Callable[[Row], bool]], ...] = 
     ("min – max", _spread, lambda row: row.n > 1),
     ("prefill tok/s", lambda row: _rate(row.prefill_tokens_per_s), _always),
     ("decode ms (p50 / p95)", _decode, _always),
+    (
+        "decode GPU ms",
+        lambda row: significant(row.decode_busy_ms),
+        lambda row: row.decode_busy_ms is not None,
+    ),
     ("decode tok/s", lambda row: _rate(row.decode_tokens_per_s), _always),
     ("KV", lambda row: _size(row.kv_bytes), _always),
     ("peak", lambda row: _size(row.peak_bytes), _always),

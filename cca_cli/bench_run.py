@@ -24,7 +24,7 @@ __all__ = [
     "run_cells",
 ]
 
-# Untimed tokens are written before the timed ones.
+# Untimed tokens are written before the timed ones, and after them.
 _SPARE_TOKENS = 16
 
 

@@ -51,6 +51,12 @@ def test_changes_are_of_cells_that_both_have(tmp_path: Path) -> None:
     assert {length for _, length, _ in changes} == {4096}
 
 
+def test_a_file_from_before_the_busy_time_compares(tmp_path: Path) -> None:
+    earlier = load_earlier(earlier_file(tmp_path, row()))
+    figures = [c.figure for c in changes_of([row(decode_busy_ms=4.0)], earlier)]
+    assert figures == ["prefill_s", "decode_ms", "kv_bytes", "peak_bytes"]
+
+
 def test_table_says_what_differs_between_the_machines(tmp_path: Path) -> None:
     earlier = load_earlier(earlier_file(tmp_path, row(), device_name="another CPU"))
     text = comparison_table(changes_of([row(decode_ms=9.0)], earlier), earlier, PROVENANCE)

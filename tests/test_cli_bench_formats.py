@@ -47,7 +47,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
             return CHECK
         if task["do"] == "records":
             return {name: {"name": name} for name in task["methods"]}
-        return measurement(reserved_bytes=5 << 30, prefill_j=300.0, decode_j=2.5)
+        # What is known of the GPU's own time is known of `cca` alone.
+        busy = {"decode_busy_s": 0.05} if task["method"] == "cca" else {}
+        return measurement(reserved_bytes=5 << 30, prefill_j=300.0, decode_j=2.5, **busy)
 
     monkeypatch.setattr(benchmarks, "run_task", answer)
     return asked
@@ -67,7 +69,9 @@ def test_the_table_has_rows_spread_rates_memory_and_joules(
     out = capsys.readouterr().out
     first = out.splitlines()[0]
     assert "torch 2 (CUDA 13.0)" in first and "driver 600.1" in first and "batch 2" in first
-    full = cells_of(out)[0]
+    full, cca, *_ = cells_of(out)
+    assert (full["decode GPU ms"], cca["decode GPU ms"]) == ("", "50")
+    assert [*cca].index("decode GPU ms") == [*cca].index("decode ms (p50 / p95)") + 1
     assert (full["rows"], full["prefill s"], full["min – max"]) == ("2", "1.5", "1 – 2")
     # Of both rows: 2 * 4,096 tokens in 1.5 s, 2 tokens in 0.2 s.
     assert (full["prefill tok/s"], full["decode tok/s"]) == ("5,461", "10")
@@ -89,6 +93,7 @@ def test_csv_on_stdout_is_what_the_file_has(
     ]  # fmt: skip
     assert rows[0]["batch"] == "2" and rows[0]["reserved_bytes"] == str(5 << 30)
     assert float(rows[0]["prefill_min_s"]) == 1.0 and float(rows[0]["decode_j"]) == 2.5
+    assert rows[0]["decode_busy_ms"] == "" and float(rows[1]["decode_busy_ms"]) == 50.0
 
 
 @pytest.mark.parametrize("how", [["--json"], ["--format", "json"]])
@@ -101,6 +106,8 @@ def test_json_has_every_sample(
     samples = found["rows"][0]["samples"]
     assert [sample["prefill_s"] for sample in samples] == [[2.0, 1.0], [2.0, 1.0]]
     assert [one["name"] for one in found["attentions"]] == ["full", "cca"]
+    assert [row["decode_busy_ms"] for row in found["rows"]] == [None, 50.0, None, 50.0]
+    assert [row["samples"][1]["decode_busy_s"] for row in found["rows"][:2]] == [None, 0.05]
 
 
 def test_json_lines_say_what_they_are(
@@ -129,7 +136,8 @@ def test_columns_are_left_out_where_nobody_has_them() -> None:
     one = Measurement(mark="measured", prefill_s=(2.0,), decode_s=(0.1,), kv_bytes=1, peak_bytes=1)
     rows = add_ratios([make_row("full", 100, [one]), Row(method="cca", length=100, mark="oom")])
     (full, cca) = cells_of(table(rows))
-    assert not {"rows", "min – max", "reserved", "prefill J", "decode J"} & set(full)
+    absent = {"rows", "min – max", "decode GPU ms", "reserved", "prefill J", "decode J"}
+    assert not absent & set(full)
     assert full["prefill tok/s"] == "50" and cca["decode tok/s"] == ""
 
 
@@ -167,7 +175,7 @@ def test_a_real_run_of_two_rows(
     assert float(row["prefill_min_s"]) <= seconds <= float(row["prefill_max_s"])
     slot = 2 * 2 * 2 * 8 * 4  # keys and values, layers, KV heads, head dim, bytes
     assert int(row["kv_bytes"]) >= 2 * slot * 256
-    assert row["reserved_bytes"] == "" and row["decode_j"] == ""
+    assert row["reserved_bytes"] == row["decode_j"] == row["decode_busy_ms"] == ""
 
 
 def test_the_picture_has_three_panels_and_every_attention(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ _WARM_SECONDS = 5.0
 _ENOUGH_SECONDS = 1.0
 # Untimed steps before the timed ones, at most.
 WARM_STEPS = 3
+# Steps after the timed ones, in which a GPU tells how long it computes itself.
+BUSY_STEPS = 4
 # A step that takes this many seconds has warmed up whatever there is to warm up.
 _SLOW_STEP = 2.0
 # Part of the budget that writing may take, and the steps that it gets in any case.
@@ -66,6 +68,7 @@ def measure_cell(
     peak: PeakMemory,
     report: Report,
     energy: EnergyMeter | None = None,
+    busy: Callable[[Callable[[], None]], float | None] | None = None,
 ) -> Measurement:
     """Measure reading `length` tokens and writing `new_tokens` after them.
 
@@ -77,6 +80,8 @@ def measure_cell(
         peak: The memory of its device.
         report: Told how far it is.
         energy: Counter of its device's joules, if there is one.
+        busy: Runs BUSY_STEPS steps and gives the seconds of one in which its device computed;
+            None where that is not known.
     """
     peak.reset()
     report("estimate", 0, 0)
@@ -112,13 +117,17 @@ def measure_cell(
     decode_j = None
     if energy is not None:
         decode_j = joules(before, energy.read(), sum(decode), len(decode))
+    peak_bytes, reserved_bytes = peak.read(), peak.read_reserved()
+    # Last: recording costs time and memory of its own.
+    busy_s = busy(contender.step) if busy is not None else None
     return Measurement(
         mark="sampled" if sampled else "measured",
         prefill_s=tuple(times),
         decode_s=tuple(decode),
+        decode_busy_s=busy_s,
         kv_bytes=kv_bytes,
-        peak_bytes=peak.read(),
-        reserved_bytes=peak.read_reserved(),
+        peak_bytes=peak_bytes,
+        reserved_bytes=reserved_bytes,
         prefill_j=prefill_j,
         decode_j=decode_j,
         plan=contender.plan,

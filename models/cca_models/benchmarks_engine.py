@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from cca_models.benchmarks_cells import WARM_STEPS, random_rows, wait_for, warm_up
+from cca_models.benchmarks_cells import BUSY_STEPS, WARM_STEPS, random_rows, wait_for, warm_up
 from cca_models.benchmarks_forking import Report
 from cca_models.benchmarks_rows import chunk_of_rows, read_rows
 from cca_models.benchmarks_sampling import integrate, sample_chunks
@@ -61,7 +61,7 @@ class CCAContender:
             name=checkpoint.name, path=checkpoint.path, config=checkpoint.config
         )
         self.model = LanguageModel(named, _NoTokenizer(), decoder, cca=cca)  # type: ignore[arg-type]
-        self._capacity = length + new_tokens + 2 * WARM_STEPS + 1
+        self._capacity = length + new_tokens + 2 * WARM_STEPS + BUSY_STEPS + 1
         self._batch = batch
         # For one row as the engine takes them; on the device for several.
         self._rows = random_rows(batch, length, decoder.embedding.shape[0], seed)

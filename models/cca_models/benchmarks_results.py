@@ -13,6 +13,8 @@ class Measurement:
         mark: "measured", "sampled", "oom" or "failed: <why>".
         prefill_s: Seconds of every timed reading; one, computed, where it was sampled.
         decode_s: Seconds of every step of writing at that length: a token for each row.
+        decode_busy_s: Seconds of a step in which the GPU computed, the mean of a few after the
+            timed ones; None where that is not known, as off CUDA.
         kv_bytes: Storage of the keys and values held once all was read, room for more included.
         peak_bytes: Peak of reading and writing: the CUDA allocator's, else the process's
             resident set.
@@ -29,6 +31,7 @@ class Measurement:
     mark: str
     prefill_s: tuple[float, ...] = ()
     decode_s: tuple[float, ...] = ()
+    decode_busy_s: float | None = None
     kv_bytes: int | None = None
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
@@ -60,6 +63,8 @@ class Row:
         prefill_tokens_per_s: Tokens of all rows by that time.
         decode_ms: Milliseconds per step of writing, a token for each row, between decode_min_ms
             and decode_max_ms; decode_p95_ms the 95th percentile.
+        decode_busy_ms: Milliseconds of a step in which the GPU computed; the rest of decode_ms it
+            waited for its host. None where that is not known.
         decode_tokens_per_s: Tokens of all rows written by the second.
         prefill_j: Joules of a reading; decode_j of a step; None where the device does not say.
         samples: Everything that was measured, process by process.
@@ -78,6 +83,7 @@ class Row:
     decode_min_ms: float | None = None
     decode_max_ms: float | None = None
     decode_p95_ms: float | None = None
+    decode_busy_ms: float | None = None
     decode_tokens_per_s: float | None = None
     kv_bytes: int | None = None
     peak_bytes: int | None = None
@@ -109,6 +115,7 @@ def make_row(
         )  # fmt: skip
     prefill = [s for m in good for s in m.prefill_s]
     decode = [1000 * s for m in good for s in m.decode_s]
+    busy = _middle(m.decode_busy_s for m in good)
     seconds, step = statistics.median(prefill), statistics.median(decode) if decode else None
     sampled = next((m for m in good if m.sampled), good[0])
     return Row(
@@ -125,6 +132,7 @@ def make_row(
         decode_min_ms=min(decode, default=None),
         decode_max_ms=max(decode, default=None),
         decode_p95_ms=percentile(decode, 95) if decode else None,
+        decode_busy_ms=1000 * busy if busy is not None else None,
         decode_tokens_per_s=1000 * batch / step if step else None,
         kv_bytes=_most(m.kv_bytes for m in good),
         peak_bytes=_most(m.peak_bytes for m in good),

@@ -14,12 +14,14 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from cca_models.attention_names import PEERS
+from cca_models.benchmarks_busy import busy_seconds
 from cca_models.benchmarks_cells import Contender, measure_cell, random_ids
 from cca_models.benchmarks_energy import NoEnergyMeter, NvmlMeter, energy_meter
 from cca_models.benchmarks_engine import CCAContender
@@ -176,6 +178,7 @@ def _cell(task: Mapping[str, Any], out: TextIO) -> dict[str, Any]:
         peak=PeakMemory(device, libraries=int(task.get("libraries_bytes", 0))),
         report=report,
         energy=_meter(device)[0],
+        busy=partial(busy_seconds, device=device),
     )
     return asdict(measurement)
 
