@@ -118,18 +118,23 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
 
 
 def _report(console: Console, out: Path, step: Step | None, *, finished: bool) -> None:
+    from cca_models.adaptation.unseen import best_step
     from cca_models.adapters.adapter_files import WEIGHTS_FILE
 
-    adapter = out / "adapter"
+    adapter, best = out / "adapter", best_step(out)
     size = (adapter / WEIGHTS_FILE).stat().st_size
     if not console.human:
         facts: dict[str, Any] = {"adapter": str(adapter), "finished": finished, "bytes": size}
         if step is not None:
             facts |= {"steps": step.number, "tokens": step.tokens, "losses": dict(step.losses)}
+        if best is not None:
+            facts["best"] = {"adapter": str(out / "best"), "steps": best}
         console.json(facts)
         return
     how = "adapted" if finished else "paused; the same command goes on"
     console.result(f"{how}: {adapter} ({format_bytes(size)})")
+    if best is not None and step is not None and best < step.number:
+        console.note(f"unseen questions were answered best after step {best}: {out / 'best'}")
     if finished:
         console.note(f'cca ask FILE "question" --adapter {adapter}')
 

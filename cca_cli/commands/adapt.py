@@ -135,7 +135,8 @@ def adapt(
     """Teach a LLaMA checkpoint to read through core tokens (LoRA).
 
     Checkpoints, TensorBoard logs and the adapter go to --out; the same command goes on where it
-    was broken off.
+    was broken off. With each checkpoint questions are asked that are never trained on: OUT/best
+    is the adapter that answered them best, OUT/adapter the last.
 
     \b
     Examples:

@@ -24,6 +24,7 @@ class Material:
         shares: How often each question source is drawn, by name; others are left out.
         text_shares: The same for texts.
         summary_shares: The same for summaries.
+        held_out: Draw the questions and contexts that are never trained on, and no others.
     """
 
     def __init__(
@@ -34,16 +35,17 @@ class Material:
         shares: dict[str, float],
         text_shares: dict[str, float],
         summary_shares: dict[str, float],
+        held_out: bool = False,
     ) -> None:
+        self._held_out = held_out
         self._a, self._flat, self._wording = corpus.arrays, corpus.flat, wording
         names = corpus.sources
         self._piece_starts = self._a["context_pieces"].starts
         self._context_tokens = _sums(self._a["pieces"].lengths(), self._piece_starts)
         contexts = self._flat["question_context"]
-        # No source has the number -1: held-out contexts are not drawn.
-        sources = np.where(
-            self._flat["held_out"][contexts], -1, self._flat["context_source"][contexts]
-        )
+        # No source has the number -1: these contexts are not drawn.
+        barred = self._flat["held_out"][contexts] != held_out
+        sources = np.where(barred, -1, self._flat["context_source"][contexts])
         self._questions = Draw(sources, names, shares)
         # Among many passages a question must say which of them it means.
         self._named = Draw(np.where(self._flat["named"], sources, -1), names, shares)
@@ -103,6 +105,10 @@ class Material:
             parts.append(part)
             used += len(part) + len(self._wording.gap)
         return parts
+
+    def _is_barred(self, context: int) -> bool:
+        """Tell whether a context is not to be drawn."""
+        return bool(self._flat["held_out"][context]) != self._held_out
 
     def _context_of(self, question: int) -> int:
         return int(self._flat["question_context"][question])

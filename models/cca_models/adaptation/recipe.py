@@ -63,7 +63,7 @@ PORTIONS: tuple[Portion, ...] = (
     Portion(length=131072, share=0.08, kinds={"questions": 0.2, "text": 0.8}),
 )
 # Questions made by rule; the other shares stand with their sources.
-_MADE = {"blanks": 2.0, "facts": 0.6}
+MADE = {"blanks": 2.0, "facts": 0.6}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,12 +128,12 @@ class Recipe:
             "without": list(self.without),
         }
 
-    def arranger(self, corpus: Corpus, wording: Wording) -> Arranger:
-        """Make what builds the rows."""
+    def arranger(self, corpus: Corpus, wording: Wording, *, held_out: bool = False) -> Arranger:
+        """Make what builds the rows: of what is trained on, or of what is held out."""
         shares = {s.name: s.share for s in SOURCES if s.name not in self.without}
         kinds = {s.name: s.kind for s in SOURCES}
         asked = {n: share for n, share in shares.items() if kinds[n] == "questions"}
-        made = {n: share for n, share in _MADE.items() if n not in self.without}
+        made = {n: share for n, share in MADE.items() if n not in self.without}
         return Arranger(
             corpus,
             wording,
@@ -141,6 +141,7 @@ class Recipe:
             text_shares={n: share for n, share in shares.items() if kinds[n] == "text"},
             summary_shares={n: share for n, share in shares.items() if kinds[n] == "summaries"},
             exchanged=self.exchanged,
+            held_out=held_out,
         )
 
 
@@ -186,6 +187,7 @@ class Batches(Dataset[Batch]):
         devices: How many batches make a step.
         count: Batches in all.
         pad: Token that fills rows up.
+        held_out: Ask of the contexts that are never trained on, and of no others.
     """
 
     def __init__(
@@ -197,8 +199,9 @@ class Batches(Dataset[Batch]):
         devices: int,
         count: int,
         pad: int = 0,
+        held_out: bool = False,
     ) -> None:
-        self._arranger = recipe.arranger(corpus, wording)
+        self._arranger = recipe.arranger(corpus, wording, held_out=held_out)
         self._recipe, self._devices, self._count, self._pad = recipe, devices, count, pad
         self._portions, self._chances = recipe.fitting(), recipe.chances()
         self._summaries = len(corpus.arrays["documents"]) > 0

@@ -31,6 +31,7 @@ class Arranger(Material):
         text_shares: The same for texts.
         summary_shares: The same for summaries.
         exchanged: Share of the questions over many passages whose answer is exchanged.
+        held_out: Draw the questions and contexts that are never trained on, and no others.
     """
 
     # Of the questions over many passages, and over few, so many ask for what is not there.
@@ -45,10 +46,12 @@ class Arranger(Material):
         text_shares: dict[str, float],
         summary_shares: dict[str, float],
         exchanged: float = 0.0,
+        held_out: bool = False,
     ) -> None:
         super().__init__(
-            corpus, wording, shares=shares, text_shares=text_shares, summary_shares=summary_shares
-        )
+            corpus, wording, shares=shares, text_shares=text_shares,
+            summary_shares=summary_shares, held_out=held_out,
+        )  # fmt: skip
         self._exchanged = exchanged
 
     def text(self, rng: Generator, length: int) -> Row:
@@ -235,7 +238,7 @@ class Arranger(Material):
                 continue
             context = near.pop() if near else self._context_of(self._questions.draw(rng))
             cost = int(self._context_tokens[context]) + 12
-            out = context in present or context in barred or self._flat["held_out"][context]
+            out = context in present or context in barred or self._is_barred(context)
             if out or used + cost > room:
                 misses += 1
                 continue

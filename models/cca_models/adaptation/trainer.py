@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cca_models.adaptation.objective import Objective
 from cca_models.adaptation.pointing import Head
 from cca_models.adaptation.recipe import Batch, Batches, Recipe
 from cca_models.adaptation.training_state import identity_of, resume, save_state
+from cca_models.adaptation.unseen import Unseen
 from cca_models.adaptation.windows import row_window
 from cca_models.adaptation.wording import Wording
 from cca_models.adapters import Adapter
@@ -112,7 +114,8 @@ class Step:
     Attributes:
         number: Counted from 1.
         tokens: Read so far, by all devices.
-        losses: By kind of row, and "pointing", "pointed", "gradient", "rate".
+        losses: By kind of row, and "pointing", "pointed", "gradient", "rate"; with a checkpoint
+            also of rows that are never trained on, "unseen questions" and "unseen few".
         seconds: Since the training began in this process.
         tokens_per_second: Of the last steps, all devices together.
     """
@@ -138,6 +141,9 @@ def train(
     workers: int = 4,
 ) -> bool:
     """Adapt a checkpoint; go on where `out` has a checkpoint of the same training.
+
+    With each checkpoint questions are asked that are never trained on. What was trained when they
+    were answered best lies in `out/best`, what was trained last in `out/adapter`.
 
     Args:
         checkpoint: What is adapted.
@@ -194,6 +200,14 @@ def train(
         count=training.steps * training.batches * devices, pad=min(tokenizer.eos_ids),
     )  # fmt: skip
     source = _stream(batches, first * training.batches, accelerator, workers)
+    unseen = Unseen(
+        corpus, wording, recipe, accelerator=accelerator, out=out, pad=min(tokenizer.eos_ids),
+        cca=training.cca if training.attention == "cca" else None,
+    )  # fmt: skip
+    export = partial(
+        export_adapter, checkpoint=checkpoint, training=replace(training, heads=heads),
+        recipe=recipe, sources=corpus.sources, begun_from=begun,
+    )  # fmt: skip
     means = LossMeans(accelerator)
     step_tokens = training.batches * devices * recipe.mean_tokens()
     done = first
@@ -212,8 +226,15 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         done = step + 1
-        if done % report_every == 0 or done == training.steps:
-            found = means.take()
+        checking = done % training.checkpoint_every == 0 or done == training.steps
+        asked, best = unseen.measure(objective, done) if checking else ({}, False)
+        if best and accelerator.is_main_process:
+            export(
+                accelerator.unwrap_model(objective).model, out / "best",
+                finished=done == training.steps, steps=done, tokens=int(done * step_tokens),
+            )  # fmt: skip
+        if done % report_every == 0 or checking:
+            found = means.take() | asked
             found |= {"gradient": float(gradient), "rate": training.rate(step)}
             seconds = time.monotonic() - began
             accelerator.log(found, step=done)
@@ -226,17 +247,16 @@ def train(
             late = bool(accelerator.gather(torch.tensor([late], device=accelerator.device)).any())
         elif devices > 1:
             late = False
-        if done % training.checkpoint_every == 0 or late or done == training.steps:
+        if checking or late:
             save_state(accelerator, out, done, identity)
         if late:
             break
     finished = done == training.steps
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        export_adapter(
-            accelerator.unwrap_model(objective).model, out / "adapter", checkpoint=checkpoint,
-            training=replace(training, heads=heads), recipe=recipe, sources=corpus.sources,
-            finished=finished, steps=done, tokens=int(done * step_tokens), begun_from=begun,
+        export(
+            accelerator.unwrap_model(objective).model, out / "adapter", finished=finished,
+            steps=done, tokens=int(done * step_tokens),
         )  # fmt: skip
     accelerator.end_training()
     return finished
