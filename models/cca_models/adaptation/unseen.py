@@ -19,6 +19,7 @@ from cca_models.adaptation.recipe import MADE, Batch, Batches, Recipe, RowKind
 from cca_models.adaptation.sources import SOURCES
 from cca_models.adaptation.wording import Wording
 from cca_models.config import CCAConfig
+from cca_models.paths import replace_file
 
 # Kinds of rows that ask, batches of each on one device, and the longest of their rows.
 _KINDS: tuple[RowKind, ...] = ("questions", "few")
@@ -69,9 +70,11 @@ class Unseen:
         """
         table = torch.zeros(2, len(_KINDS), device=self._accelerator.device)
         for batch in self._batches:
+            # All devices go through all of theirs: some wrappers wait for each other.
             losses = objective(batch.to(self._accelerator.device), self._window)
-            table[0, _KINDS.index(batch.kind)] += losses.words
-            table[1, _KINDS.index(batch.kind)] += 1
+            if len(batch.taught):
+                table[0, _KINDS.index(batch.kind)] += losses.words
+                table[1, _KINDS.index(batch.kind)] += 1
         table = self._accelerator.reduce(table, reduction="sum")
         found = {
             f"unseen {kind}": float(table[0, i] / table[1, i])
@@ -83,7 +86,9 @@ class Unseen:
         before = [past for past in self._past() if past["step"] < step]
         best = all(_mean(found) < _mean(past["losses"]) for past in before)
         if self._accelerator.is_main_process:
-            self._file.write_text(json.dumps([*before, {"step": step, "losses": found}]) + "\n")
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            past = [*before, {"step": step, "losses": found}]
+            replace_file(self._file, f"{json.dumps(past)}\n".encode())
         return found, best
 
     def _past(self) -> list[Any]:
@@ -135,4 +140,4 @@ def _batches(
             held_out=True,
         )  # fmt: skip
         found += [batches[i] for i in range(own, len(batches), devices)]
-    return [batch for batch in found if len(batch.taught)]
+    return found
