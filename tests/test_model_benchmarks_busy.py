@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peer_settings import SMALL
+from bench_contenders import make_contender, settle_small
 from test_model_benchmarks import CPU, TINY, nothing, weights_of
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
@@ -29,9 +29,8 @@ from cca_models.benchmarks_sizes import SHAPES
 from cca_models.benchmarks_weights import random_weights
 from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
-from cca_models.decoder import Decoder, make_decoder
+from cca_models.decoder import make_decoder
 from cca_models.dense_baseline import DenseContender
-from cca_models.peers import decoder as peers_decoder
 
 CUDA = torch.device("cuda")
 LENGTH, NEW = 150, 3
@@ -179,17 +178,7 @@ class Told:
         return self.read()
 
 
-def contender(method: str, *, batch: int = 1, decoder: Decoder | None = None) -> Any:
-    options: dict[str, Any] = {"length": LENGTH, "seed": 0, "batch": batch}
-    if method == "full":
-        return DenseContender(TINY, weights_of(TINY), one_shot=True, **options)
-    options["new_tokens"] = NEW
-    checkpoint = Checkpoint(name="tiny", path=Path("nowhere"), config=TINY)
-    decoder = decoder or Decoder(TINY, weights_of(TINY))
-    if method == "cca":
-        cca = CCAConfig(group_size=4, window=32)
-        return CCAContender(checkpoint, decoder, cca=cca, **options)
-    return PeerContender(checkpoint, decoder, peer=method, **options)
+contender = partial(make_contender, length=LENGTH, new_tokens=NEW)
 
 
 def measured(made: Any, budget: float) -> tuple[Measurement, list[str]]:
@@ -221,11 +210,7 @@ def measured(made: Any, budget: float) -> tuple[Measurement, list[str]]:
 def test_the_recorded_steps_come_last_and_there_is_room_for_them(
     method: str, budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = peers_decoder.AttentionRecord.settled
-    monkeypatch.setattr(
-        peers_decoder.AttentionRecord, "settled",
-        lambda self, changes: settle(self, SMALL[self.name]),
-    )  # fmt: skip
+    settle_small(monkeypatch)
     # So that a sample is made of chunks, and leaves a memory that it has filled itself.
     monkeypatch.setattr("cca_models.decoder.CHUNK", 32)
     found, calls = measured(contender(method), budget)

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peer_settings import SMALL
-from test_model_benchmarks import CPU, TINY, nothing, weights_of
+from bench_contenders import make_contender, settle_small
+from test_model_benchmarks import CPU, TINY, nothing
 
 from cca_models.attention_names import PEERS
 from cca_models.benchmarks import METHODS
 from cca_models.benchmarks_cells import measure_cell, random_ids, random_rows
 from cca_models.benchmarks_energy import NoEnergyMeter, energy_meter, joules
-from cca_models.benchmarks_engine import CCAContender
 from cca_models.benchmarks_memory import PeakMemory, held_bytes
-from cca_models.benchmarks_peers import PeerContender
 from cca_models.benchmarks_rows import chunk_of_rows
 from cca_models.benchmarks_sizes import cca_needs, dense_needs, peer_needs
-from cca_models.checkpoints import Checkpoint
 from cca_models.config import CCAConfig
 from cca_models.decoder import Decoder
-from cca_models.dense_baseline import DenseContender
-from cca_models.peers import decoder as peers_decoder
 
 LENGTH = 200
 
 
 def contender(method: str, rows: torch.Tensor) -> Any:
     """Make a contender that reads given rows."""
-    batch = rows.shape[0]
-    checkpoint = Checkpoint(name="tiny", path=Path("nowhere"), config=TINY)
-    options: dict[str, Any] = {"length": LENGTH, "seed": 0, "batch": batch}
+    made = make_contender(method, length=LENGTH, new_tokens=4, batch=rows.shape[0])
     if method == "full":
-        made: Any = DenseContender(TINY, weights_of(TINY), one_shot=True, **options)
         made._ids = rows
         return made
-    options["new_tokens"] = 4
-    model = Decoder(TINY, weights_of(TINY))
-    if method == "cca":
-        made = CCAContender(checkpoint, model, cca=CCAConfig(group_size=4, window=32), **options)
-    else:
-        made = PeerContender(checkpoint, model, peer=method, **options)
     made._rows, made._ids = rows, rows[0].tolist()
     return made
 
@@ -53,11 +38,7 @@ def contender(method: str, rows: torch.Tensor) -> Any:
 def test_rows_are_read_and_written_as_they_are_alone(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = peers_decoder.AttentionRecord.settled
-    monkeypatch.setattr(
-        peers_decoder.AttentionRecord, "settled",
-        lambda self, changes: settle(self, SMALL[self.name]),
-    )  # fmt: skip
+    settle_small(monkeypatch)
     rows = random_rows(2, LENGTH, TINY["vocab_size"], seed=3)
     assert not torch.equal(rows[0], rows[1])
 
