@@ -171,6 +171,15 @@ def test_where_nothing_is_held_out_nothing_is_measured(
     assert not out.exists() and best_step(out) is None
 
 
+def test_questions_that_name_no_text_are_asked_among_few_passages_alone(
+    corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    named = corpus.flat["named"] & ~corpus.flat["held_out"][corpus.flat["question_context"]]
+    used = replace(corpus, flat={**corpus.flat, "named": named})
+    losses, _ = unseen(used, tokenizer, tmp_path / "a").measure(objective(checkpoint), 2)
+    assert [*losses] == ["unseen few"]
+
+
 def test_the_lowest_so_far_is_the_best(
     corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

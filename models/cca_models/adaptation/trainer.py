@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +169,9 @@ def train(
     accelerator = Accelerator(log_with=_loggers(), project_dir=str(out))
     dtype = torch.float32 if accelerator.device.type == "cpu" else torch.bfloat16
     tokenizer = load_tokenizer(checkpoint.path)
+    cca = training.cca if training.attention == "cca" else None
     model = build_model(
-        checkpoint.path, cca=training.cca if training.attention == "cca" else None,
+        checkpoint.path, cca=cca,
         theta=training.theta, rank=training.rank, alpha=training.alpha, dtype=dtype,
         device=accelerator.device, norms=training.norms, seed=training.seed,
     )  # fmt: skip
@@ -194,23 +194,26 @@ def train(
     identity = identity_of(recipe, training, begun)
     first = resume(accelerator, out, identity)
     accelerator.init_trackers("logs")
-    devices = accelerator.num_processes
+    devices, pad = accelerator.num_processes, min(tokenizer.eos_ids)
     batches = Batches(
         corpus, wording, recipe, devices=devices,
-        count=training.steps * training.batches * devices, pad=min(tokenizer.eos_ids),
+        count=training.steps * training.batches * devices, pad=pad,
     )  # fmt: skip
     source = _stream(batches, first * training.batches, accelerator, workers)
-    unseen = Unseen(
-        corpus, wording, recipe, accelerator=accelerator, out=out, pad=min(tokenizer.eos_ids),
-        cca=training.cca if training.attention == "cca" else None,
-    )  # fmt: skip
-    export = partial(
-        export_adapter, checkpoint=checkpoint, training=replace(training, heads=heads),
-        recipe=recipe, sources=corpus.sources, begun_from=begun,
-    )  # fmt: skip
+    unseen = Unseen(corpus, wording, recipe, accelerator=accelerator, cca=cca, out=out, pad=pad)
     means = LossMeans(accelerator)
     step_tokens = training.batches * devices * recipe.mean_tokens()
     done = first
+
+    def export(name: str) -> None:
+        """Write the adapter as it is by now; for the main process."""
+        export_adapter(
+            accelerator.unwrap_model(objective).model, out / name, checkpoint=checkpoint,
+            training=replace(training, heads=heads), recipe=recipe, sources=corpus.sources,
+            finished=done == training.steps, steps=done, tokens=int(done * step_tokens),
+            begun_from=begun,
+        )  # fmt: skip
+
     for step in range(first, training.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * training.rate(step)
@@ -229,10 +232,7 @@ def train(
         checking = done % training.checkpoint_every == 0 or done == training.steps
         asked, best = unseen.measure(objective, done) if checking else ({}, False)
         if best and accelerator.is_main_process:
-            export(
-                accelerator.unwrap_model(objective).model, out / "best",
-                finished=done == training.steps, steps=done, tokens=int(done * step_tokens),
-            )  # fmt: skip
+            export("best")
         if done % report_every == 0 or checking:
             found = means.take() | asked
             found |= {"gradient": float(gradient), "rate": training.rate(step)}
@@ -251,15 +251,11 @@ def train(
             save_state(accelerator, out, done, identity)
         if late:
             break
-    finished = done == training.steps
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        export(
-            accelerator.unwrap_model(objective).model, out / "adapter", finished=finished,
-            steps=done, tokens=int(done * step_tokens),
-        )  # fmt: skip
+        export("adapter")
     accelerator.end_training()
-    return finished
+    return done == training.steps
 
 
 def _heads(

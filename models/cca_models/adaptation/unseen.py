@@ -5,9 +5,10 @@ The loss of trained questions falls either way. One context in forty is held out
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from cca_models.adaptation.corpus import Corpus
+from cca_models.adaptation.loss_means import LossMeans
 from cca_models.adaptation.recipe import MADE, Batch, Batches, Recipe, RowKind
 from cca_models.adaptation.sources import SOURCES
 from cca_models.adaptation.wording import Wording
@@ -68,34 +70,23 @@ class Unseen:
             all devices; empty if no question is held out. And whether their mean is the lowest
             so far.
         """
-        table = torch.zeros(2, len(_KINDS), device=self._accelerator.device)
+        means = LossMeans(self._accelerator)
         for batch in self._batches:
             # All devices go through all of theirs: some wrappers wait for each other.
             losses = objective(batch.to(self._accelerator.device), self._window)
             if len(batch.taught):
-                table[0, _KINDS.index(batch.kind)] += losses.words
-                table[1, _KINDS.index(batch.kind)] += 1
-        table = self._accelerator.reduce(table, reduction="sum")
-        found = {
-            f"unseen {kind}": float(table[0, i] / table[1, i])
-            for i, kind in enumerate(_KINDS)
-            if table[1, i]
-        }
+                means.add(batch, losses, self._accelerator.num_processes)
+        found = {f"unseen {kind}": mean for kind, mean in means.take().items() if kind in _KINDS}
         if not found:
             return {}, False
-        before = [past for past in self._past() if past["step"] < step]
-        best = all(_mean(found) < _mean(past["losses"]) for past in before)
-        if self._accelerator.is_main_process:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            past = [*before, {"step": step, "losses": found}]
-            replace_file(self._file, f"{json.dumps(past)}\n".encode())
-        return found, best
-
-    def _past(self) -> list[Any]:
-        past: list[Any] = json.loads(self._file.read_text()) if self._file.is_file() else []
+        before = [one for one in _read(self._file) if one["step"] < step]
         # Nobody writes before all have read.
         self._accelerator.wait_for_everyone()
-        return past
+        past = [*before, {"step": step, "losses": found}]
+        if self._accelerator.is_main_process:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._file, f"{json.dumps(past)}\n".encode())
+        return found, _best(past) == step
 
 
 def best_step(out: Path) -> int | None:
@@ -104,26 +95,23 @@ def best_step(out: Path) -> int | None:
     Args:
         out: Folder of the training; the adapter of that step is `best` in it.
     """
-    file = out / _FILE
-    if not file.is_file():
-        return None
-    past = json.loads(file.read_text())
-    return int(min(past, key=lambda one: _mean(one["losses"]))["step"]) if past else None
+    past = _read(out / _FILE)
+    return _best(past) if past else None
 
 
-def _mean(losses: Mapping[str, float]) -> float:
-    return sum(losses.values()) / len(losses)
+def _read(file: Path) -> list[Any]:
+    past: list[Any] = json.loads(file.read_text()) if file.is_file() else []
+    return past
+
+
+def _best(past: Sequence[Any]) -> int:
+    """Give the step with the lowest mean of all kinds; of equal ones the first."""
+    return int(min(past, key=lambda one: fmean(one["losses"].values()))["step"])
 
 
 def _batches(
     corpus: Corpus, wording: Wording, recipe: Recipe, accelerator: Accelerator, pad: int
 ) -> list[Batch]:
-    contexts = corpus.flat["question_context"]
-    asked = corpus.flat["context_source"][contexts[corpus.flat["held_out"][contexts]]]
-    kinds = {s.name: s.kind for s in SOURCES if s.name not in recipe.without}
-    there = {corpus.sources[int(place)] for place in np.unique(asked)}
-    if not any(kinds.get(name) == "questions" for name in there):
-        return []
     devices, own = accelerator.num_processes, accelerator.process_index
     found: list[Batch] = []
     for kind in _KINDS:
@@ -132,7 +120,7 @@ def _batches(
             for portion in recipe.fitting()
             if kind in portion.kinds and portion.length <= _LONGEST
         ]
-        if not portions:
+        if not portions or not _can_ask(corpus, recipe, kind):
             continue
         asking = replace(recipe, portions=portions, exchanged=0.0, without=(*recipe.without, *MADE))
         batches = Batches(
@@ -141,3 +129,15 @@ def _batches(
         )  # fmt: skip
         found += [batches[i] for i in range(own, len(batches), devices)]
     return found
+
+
+def _can_ask(corpus: Corpus, recipe: Recipe, kind: RowKind) -> bool:
+    """Tell whether any question that is held out may stand in rows of a kind."""
+    contexts = corpus.flat["question_context"]
+    usable = corpus.flat["held_out"][contexts]
+    if kind == "questions":
+        # Among many passages a question must say which of them it means.
+        usable = usable & corpus.flat["named"]
+    asked = {s.name for s in SOURCES if s.kind == "questions"} - set(recipe.without)
+    there = np.unique(corpus.flat["context_source"][contexts[usable]])
+    return any(corpus.sources[int(place)] in asked for place in there)
