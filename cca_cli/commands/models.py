@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -226,6 +226,49 @@ def rm(
         console.note(f"removed {name}, {format_bytes(freed)}")
     else:
         console.json({"removed": name, "bytes": freed})
+
+
+@app.command("average")
+def average(
+    ctx: typer.Context,
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="Folders of adapters of one model, two or more."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder to write.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="LIST",
+            show_default=False,
+            help="What each counts, summing to 1: 0.7,0.3; equal if not set.",
+        ),
+    ] = None,
+    # Not --dtype: what a file of settings says of that one is what all commands compute in.
+    save_dtype: Annotated[
+        Literal["fp32", "bf16", "fp8"],
+        typer.Option("--save-dtype", help="Number format of the weights' file."),
+    ] = "fp32",
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    verbose: VerboseOpt = 0,
+    debug: DebugOpt = False,
+) -> None:
+    """Average adapters of one model into one adapter.
+
+    The mean of trainings that differ often reads better than each of them. Rank, heads that
+    locate and the thresholds of "not found" are those of the first.
+
+    \b
+    Examples:
+      cca models average long/adapter short/adapter --out mean
+      cca models average long/best short/best --weights 0.7,0.3 --save-dtype fp8 --out mean
+    """
+    # It imports torch.
+    from cca_cli.average_run import run_average
+
+    run_average(Console.of(ctx), adapters, out, weights, save_dtype)
 
 
 def _size(directory: Path) -> int:
