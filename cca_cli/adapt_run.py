@@ -31,6 +31,7 @@ class AdaptRequest:
     model: str
     steps: int
     tokens: int
+    recipe: str
     longest: int
     batches: int
     learning_rate: float
@@ -43,8 +44,8 @@ class AdaptRequest:
     pointing: float
     attention: str
     without: tuple[str, ...]
-    exchanged: float
-    raw_small: float
+    exchanged: float | None
+    raw_small: float | None
     from_adapter: Path | None
     seed: int
     stop_after: float | None
@@ -66,6 +67,7 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
     """
     expect_packages("adapting", ("peft", "accelerate"), extra="adapt")
     from cca_models.adaptation.corpus import prepare
+    from cca_models.adaptation.mixtures import MIXTURES
     from cca_models.adaptation.recipe import Recipe
     from cca_models.adaptation.trainer import Training, train
     from cca_models.checkpoints import resolve_checkpoint
@@ -80,14 +82,22 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
     expect_window(request.group_size, request.window)
     if request.eval_data is not None:
         _check_apart(console, request.data, request.eval_data)
-    recipe = Recipe(
-        tokens=request.tokens, longest=request.longest, seed=request.seed,
-        without=request.without, exchanged=request.exchanged,
+    mixture = MIXTURES[request.recipe]
+    recipe = Recipe.of(
+        mixture, tokens=request.tokens, longest=request.longest, seed=request.seed,
+        without=request.without,
+        exchanged=mixture.exchanged if request.exchanged is None else request.exchanged,
     )  # fmt: skip
+    try:
+        recipe.fitting()
+    except ValueError as error:
+        raise UsageError(
+            f"--recipe {request.recipe}: {error}", hint="--longest says how long rows may be"
+        ) from error
     training = Training(
         steps=request.steps, batches=request.batches, attention=request.attention,
         cca=CCAConfig(group_size=request.group_size, window=request.window),
-        raw_small=request.raw_small,
+        raw_small=mixture.raw_small if request.raw_small is None else request.raw_small,
         theta=request.theta, rank=request.rank, alpha=float(request.rank),
         learning_rate=request.learning_rate,
         ratio=request.ratio, heads=heads, pointing=request.pointing,

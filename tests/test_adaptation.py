@@ -12,14 +12,15 @@ from tiny_checkpoint import make_tiny_checkpoint
 from tiny_model import tiny_surroundings
 
 from cca_models.adaptation import corpus as corpora
-from cca_models.adaptation.adapter_export import pack_adapter
+from cca_models.adaptation.adapter_packing import pack_adapter
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.folded_lora import FoldedLinear, build_model, trained_weights
 from cca_models.adaptation.head_choice import measure_heads
+from cca_models.adaptation.mixtures import Portion
 from cca_models.adaptation.objective import Objective
 from cca_models.adaptation.overlap import find_overlap
 from cca_models.adaptation.pointing import Pointing
-from cca_models.adaptation.recipe import Batch, Batches, Portion, Recipe
+from cca_models.adaptation.recipe import Batch, Batches, Recipe
 from cca_models.adaptation.trainer import Training, train
 from cca_models.adaptation.wording import Wording
 from cca_models.checkpoints import Checkpoint, resolve_checkpoint

@@ -20,8 +20,9 @@ from cca_models.adaptation import corpus as corpora
 from cca_models.adaptation.begin_from import expect_fit, load_beginning
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.folded_lora import build_model, decoder_of, trained_weights
+from cca_models.adaptation.mixtures import Portion
 from cca_models.adaptation.objective import Objective
-from cca_models.adaptation.recipe import Batches, Portion, Recipe
+from cca_models.adaptation.recipe import Batches, Recipe
 from cca_models.adaptation.trainer import Training, train
 from cca_models.adaptation.windows import row_window
 from cca_models.adaptation.wording import Wording
@@ -329,8 +330,25 @@ def test_the_command_refuses_what_it_cannot_begin_from(
     assert not (tmp_path / "new").exists()
 
 
+def test_the_command_takes_a_recipe(
+    checkpoint: Checkpoint, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Text asks nothing: no head is measured, though none was named.
+    text = ("--recipe", "text", "--tokens", "2048", "--longest", "2048", "--locate", "auto")
+    assert adapted(checkpoint, data, tmp_path / "text", *text, "--json") == 0
+    assert not {"questions", "few"} & json.loads(capsys.readouterr().out)["losses"].keys()
+    begun = ("--recipe", "reading", "--from", tmp_path / "text" / "adapter", "--json")
+    assert adapted(checkpoint, data, tmp_path / "read", *begun) == 0
+    capsys.readouterr()
+    about = json.loads((tmp_path / "read" / "adapter" / "cca.json").read_text())["training"]
+    assert about["settings"]["raw_small"] == 0.8 and about["recipe"]["exchanged"] == 0
+    assert [p["length"] for p in about["recipe"]["portions"]] == [1024, 2048, 8192]
+    assert adapted(checkpoint, data, tmp_path / "no", "--recipe", "text") == 2
+    assert "rows of 2048 tokens at least, got 1024" in capsys.readouterr().err
+
+
 def test_the_help_names_the_recipes_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cca(["adapt", "--help"]) == 0
-    out = capsys.readouterr().out
-    for text in ("--from ADAPTER", "--exchanged", "default: 0.5", "--raw-small", "default: 0.35"):
+    out = " ".join(capsys.readouterr().out.split())
+    for text in ("--recipe", "--from ADAPTER", "--exchanged", "0.5 for mixed", "--raw-small"):
         assert text in out

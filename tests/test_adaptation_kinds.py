@@ -16,7 +16,8 @@ from cca_models.adaptation import corpus as corpora
 from cca_models.adaptation import token_shapes
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.exchanges import Exchanged, Quiz, count_words, exchange_answers
-from cca_models.adaptation.recipe import KINDS, PORTIONS, Batches, Portion, Recipe
+from cca_models.adaptation.mixtures import KINDS, MIXTURES, Portion
+from cca_models.adaptation.recipe import Batches, Recipe
 from cca_models.adaptation.row import Row
 from cca_models.adaptation.token_shapes import Shape
 from cca_models.adaptation.wording import Wording
@@ -179,14 +180,25 @@ def test_all_tokens_of_a_quotation_count_alike_and_the_first_of_a_blank_most(
     assert first == pytest.approx(2 * float(second), rel=1e-5)
 
 
-def test_the_default_recipe_knows_its_kinds(corpus: Corpus, wording: Wording) -> None:
+def test_mixtures_know_their_kinds(corpus: Corpus, wording: Wording) -> None:
     arranger = Recipe().arranger(corpus, wording)
-    assert {kind for portion in PORTIONS for kind in portion.kinds} == set(KINDS)
     assert all(callable(getattr(arranger, kind)) for kind in KINDS)
-    assert sum(portion.share for portion in PORTIONS) == pytest.approx(1.0)
-    for portion in PORTIONS:
-        assert sum(portion.kinds.values()) == pytest.approx(1.0), portion.length
-    assert Recipe().facts()["exchanged"] == 0.5
+    portions = {name: mixture.portions for name, mixture in MIXTURES.items()}
+    assert {kind for portion in portions["mixed"] for kind in portion.kinds} == set(KINDS)
+    for name, several in portions.items():
+        assert sum(portion.share for portion in several) == pytest.approx(1.0), name
+        for portion in several:
+            assert sum(portion.kinds.values()) == pytest.approx(1.0), (name, portion.length)
+    assert not {"questions", "few"} & {k for p in portions["text"] for k in p.kinds}
+
+
+def test_a_mixture_brings_its_settings() -> None:
+    mixed, reading = (Recipe.of(MIXTURES[name]).facts() for name in ("mixed", "reading"))
+    assert mixed == Recipe().facts() and mixed["exchanged"] == 0.5
+    assert reading["exchanged"] == 0 and reading["without"] == ["blanks", "facts"]
+    asked = Recipe.of(MIXTURES["reading"], without=("quac.train",), exchanged=0.1, seed=3)
+    assert (asked.exchanged, asked.seed) == (0.1, 3)
+    assert asked.without == ("quac.train", "blanks", "facts")
     with pytest.raises(ValueError, match="exchanged"):
         Recipe(exchanged=1.5)
 

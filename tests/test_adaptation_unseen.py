@@ -18,8 +18,9 @@ from cca_cli.console import Console
 from cca_models.adaptation import corpus as corpora
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.folded_lora import build_model
+from cca_models.adaptation.mixtures import Portion
 from cca_models.adaptation.objective import Objective
-from cca_models.adaptation.recipe import Portion, Recipe
+from cca_models.adaptation.recipe import Recipe
 from cca_models.adaptation.trainer import Step, Training, train
 from cca_models.adaptation.unseen import Unseen, best_step
 from cca_models.adaptation.wording import Wording

@@ -29,6 +29,14 @@ def adapt(
         int,
         typer.Option("--tokens", min=1024, help="Tokens of a batch; a longer row is one itself."),
     ] = 32768,
+    recipe: Annotated[
+        Literal["mixed", "text", "reading"],
+        typer.Option(
+            "--recipe",
+            help="mixed: everything in one training. text: books, blanks and quotations, a first "
+            "stage. reading: mostly questions on few passages, a short second one.",
+        ),
+    ] = "mixed",
     longest: Annotated[
         int, typer.Option("--longest", min=1024, help="Longest rows, in tokens.")
     ] = 131072,
@@ -69,23 +77,25 @@ def adapt(
         typer.Option("--without", help="Leave out a source; may be repeated."),
     ] = None,
     exchanged: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--exchanged",
             min=0,
             max=1,
             help="Share of questions whose answer is exchanged for another in the passages.",
+            show_default="0.5 for mixed, else 0",
         ),
-    ] = 0.5,
+    ] = None,
     raw_small: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--raw-small",
             min=0,
             max=1,
             help="Share of rows of up to two windows that are read with the whole window.",
+            show_default="0.8 for reading, else 0.35",
         ),
-    ] = 0.35,
+    ] = None,
     from_adapter: Annotated[
         Path | None,
         typer.Option(
@@ -141,15 +151,16 @@ def adapt(
     \b
     Examples:
       cca adapt --data data --out adapted --steps 1000
-      cca adapt --data data --out adapted --from old/adapter --steps 2000
+      cca adapt --data data --out text --recipe text
+      cca adapt --data data --out read --recipe reading --from text/adapter --tokens 8192
       torchrun --nproc-per-node 4 -m cca_cli adapt --data data --out adapted
     """
     # It imports torch and transformers.
     from cca_cli.adapt_run import AdaptRequest, run_adapt
 
     request = AdaptRequest(
-        data=data, out=out, model=model, steps=steps, tokens=tokens, longest=longest,
-        batches=batches,
+        data=data, out=out, model=model, steps=steps, tokens=tokens, recipe=recipe,
+        longest=longest, batches=batches,
         learning_rate=learning_rate, ratio=ratio, rank=rank, group_size=group_size, window=window,
         theta=theta, locate=locate, pointing=pointing, attention=attention,
         without=tuple(without or ()), exchanged=exchanged, raw_small=raw_small,

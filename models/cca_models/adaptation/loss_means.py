@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from cca_models.adaptation.mixtures import KINDS
 from cca_models.adaptation.objective import Losses
-from cca_models.adaptation.recipe import KINDS, Batch
+from cca_models.adaptation.recipe import Batch
 
 
 class LossMeans:

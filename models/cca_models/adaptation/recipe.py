@@ -4,9 +4,9 @@ Which rows a step holds follows from the seed, the step and the process alone. S
 was broken off goes on exactly, and nothing has to be remembered of the data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,53 +15,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cca_models.adaptation.corpus import Corpus
+from cca_models.adaptation.mixtures import MIXED, Mixture, Portion, RowKind
 from cca_models.adaptation.row import Row
 from cca_models.adaptation.rows import Arranger
 from cca_models.adaptation.sources import SOURCES
 from cca_models.adaptation.wording import Wording
 
-RowKind = Literal["text", "questions", "few", "summary", "cloze", "quotes"]
-KINDS: tuple[RowKind, ...] = get_args(RowKind)
 # Kinds whose taught tokens all count alike.
 _EVEN = ("text", "summary", "quotes")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Portion:
-    """Rows of one length.
-
-    Attributes:
-        length: Tokens a row.
-        share: Of all tokens, relative to the other portions.
-        kinds: Share of each kind of row.
-    """
-
-    length: int
-    share: float
-    kinds: Mapping[RowKind, float]
-
-
-PORTIONS: tuple[Portion, ...] = (
-    Portion(length=1024, share=0.10, kinds={"few": 0.85, "summary": 0.15}),
-    Portion(
-        length=2048,
-        share=0.14,
-        kinds={"questions": 0.5, "quotes": 0.13, "cloze": 0.2, "text": 0.17},
-    ),
-    Portion(
-        length=4096,
-        share=0.18,
-        kinds={"questions": 0.5, "cloze": 0.15, "quotes": 0.12, "summary": 0.1, "text": 0.13},
-    ),
-    Portion(
-        length=8192,
-        share=0.30,
-        kinds={"questions": 0.47, "cloze": 0.15, "quotes": 0.1, "text": 0.24, "summary": 0.04},
-    ),
-    Portion(length=16384, share=0.10, kinds={"questions": 0.4, "cloze": 0.12, "text": 0.48}),
-    Portion(length=32768, share=0.10, kinds={"questions": 0.35, "text": 0.65}),
-    Portion(length=131072, share=0.08, kinds={"questions": 0.2, "text": 0.8}),
-)
 # Questions made by rule; the other shares stand with their sources.
 MADE = {"blanks": 2.0, "facts": 0.6}
 
@@ -86,13 +47,20 @@ class Recipe:
     tokens: int = 32768
     longest: int = 131072
     seed: int = 0
-    portions: Sequence[Portion] = PORTIONS
+    portions: Sequence[Portion] = MIXED.portions
     without: Sequence[str] = ()
-    exchanged: float = 0.5
+    exchanged: float = MIXED.exchanged
 
     def __post_init__(self) -> None:
         if not 0 <= self.exchanged <= 1:
             raise ValueError(f"expected exchanged from 0 to 1, got {self.exchanged}")
+
+    @classmethod
+    def of(cls, mixture: Mixture, *, without: Sequence[str] = (), **others: Any) -> "Recipe":
+        """Give the recipe of a mixture; others are arguments of the class."""
+        left_out = () if mixture.made else MADE
+        settings: dict[str, Any] = {"exchanged": mixture.exchanged, **others}
+        return cls(portions=mixture.portions, without=(*without, *left_out), **settings)
 
     def fitting(self) -> list[Portion]:
         """Give the portions whose rows are not too long.

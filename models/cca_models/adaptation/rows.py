@@ -1,7 +1,7 @@
 """Rows of training tokens: texts, questions over many passages and over few, summaries.
 
-Rows about their own text have modules of their own: blanks_in_text, quotations; and so has the
-exchange of answers among many passages: exchanges.
+Rows about their own text have modules of their own: blanks_in_text, quotations; and so have the
+choice of passages and questions: packing, and the exchange of answers among them: exchanges.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,17 @@ from numpy.random import Generator
 from cca_models.adaptation.blanks_in_text import cloze_row
 from cca_models.adaptation.corpus import Corpus
 from cca_models.adaptation.exchanges import exchange_answers
-from cca_models.adaptation.material import Material
+from cca_models.adaptation.packing import Packing
 from cca_models.adaptation.quotations import quotes_row
 from cca_models.adaptation.ragged import Ids
-from cca_models.adaptation.row import TURN, Look, Row, most_questions
+from cca_models.adaptation.row import TURN, Look, Row
 from cca_models.adaptation.wording import Wording
 
+# Further questions of a handful of passages, at most.
+_FURTHER = 7
 
-class Arranger(Material):
+
+class Arranger(Packing):
     """Builds rows from a corpus; the same generator state builds the same row.
 
     Args:
@@ -34,8 +37,8 @@ class Arranger(Material):
         held_out: Draw the questions and contexts that are never trained on, and no others.
     """
 
-    # Of the questions over many passages, and over few, so many ask for what is not there.
-    absent_among_many, absent_among_few = 0.05, 0.2
+    # Of the questions over few passages, so many ask for what is not there.
+    absent_among_few = 0.2
 
     def __init__(
         self,
@@ -68,14 +71,12 @@ class Arranger(Material):
         return row
 
     def questions(self, rng: Generator, length: int) -> Row:
-        """Many passages, then many questions about them."""
+        """Passages, then questions about them: as many of both as the row holds."""
         row = Row()
         row.add(self._wording.prefix)
-        most = most_questions(length)
-        room = length - row.length - TURN * most
-        chosen, asked = self._choose(rng, most, room)
+        chosen, asked, free = self._choose(rng, length)
         barred = {self._context_of(question) for question, absent in asked if absent}
-        inserted = self._fill(rng, chosen, barred, room)
+        inserted = self._fill(rng, chosen, barred, self._body(chosen) + free)
         rng.shuffle(inserted)
         titled = rng.random() < 0.6
         passages = [
@@ -96,7 +97,7 @@ class Arranger(Material):
         return row
 
     def few(self, rng: Generator, length: int) -> Row:
-        """A handful of passages as the reader finds them, then a question or two."""
+        """A handful of passages as the reader finds them, then some questions."""
         row = Row()
         row.add(self._wording.prefix)
         question = self._questions.draw(rng)
@@ -134,7 +135,7 @@ class Arranger(Material):
             same = [int(q) for q in self._of_context[context] if q != question]
             rng.shuffle(same)
             held = [q for q in same if len(g := self._a["gold"][q]) and there.issuperset(g)]
-            asked += [(q, False) for q in held[: int(rng.integers(0, 4))]]
+            asked += [(q, False) for q in held[: int(rng.integers(0, _FURTHER + 1))]]
         rng.shuffle(asked)
         self._ask(rng, row, asked, {}, length, {})
         return row
@@ -173,79 +174,6 @@ class Arranger(Material):
         row.add(behind)
         row.add([*taught, *wording.end], taught=True)
         return row
-
-    def _choose(
-        self, rng: Generator, most: int, room: int
-    ) -> tuple[list[int], list[tuple[int, bool]]]:
-        """Draw questions with the contexts they need; and some whose context stays out."""
-        chosen: list[int] = []
-        asked: list[tuple[int, bool]] = []
-        used = tries = 0
-        absent = rng.binomial(most, self.absent_among_many)
-        while len(asked) < most - absent and tries < 6 * most:
-            tries += 1
-            question = self._named.draw(rng)
-            context = self._context_of(question)
-            if context in chosen:
-                continue
-            cost = int(self._context_tokens[context]) + 12
-            if used + cost > 0.7 * room:
-                continue
-            chosen.append(context)
-            used += cost
-            here = [
-                int(q)
-                for q in self._of_context[context]
-                if q != question and self._flat["named"][q]
-            ]
-            rng.shuffle(here)
-            # More from a long context: reading it cost more.
-            several = int(rng.integers(0, 5 + min(8, cost // 400)))
-            asked += [(q, False) for q in [question, *here[:several]]]
-        asked = asked[: most - absent]
-        present = set(chosen)
-        # As many without an answer as belong to those with one.
-        for _ in range(round(len(asked) * absent / max(1, most - absent))):
-            question = self._named.draw(rng)
-            if self._context_of(question) not in present:
-                asked.append((question, True))
-        return chosen, asked
-
-    def _fill(self, rng: Generator, chosen: list[int], barred: set[int], room: int) -> list[Any]:
-        """Add distractors until the room is used: contexts, or stretches of a text."""
-        items: list[Any] = list(chosen)
-        used = sum(int(self._context_tokens[c]) + 12 for c in chosen)
-        present = set(chosen)
-        near = [
-            int(np.searchsorted(self._piece_starts, piece, side="right")) - 1
-            for context in chosen
-            for question in self._of_context[context][:1]
-            for piece in self._a["neighbours"][question][:6]
-        ]
-        rng.shuffle(near)
-        running = rng.random() < 0.3
-        text = self._a["texts"][self._texts.of(rng, self._texts.source(rng))] if running else None
-        at = int(rng.integers(max(1, len(text) - room))) if text is not None else 0
-        misses = 0
-        while used < room and misses < 60:
-            if text is not None:
-                step = min(room - used, int(rng.integers(60, 600)), len(text) - at)
-                if step < 8:
-                    text = None
-                    continue
-                items.append(text[at : at + step])
-                at, used = at + step, used + step + 2
-                continue
-            context = near.pop() if near else self._context_of(self._questions.draw(rng))
-            cost = int(self._context_tokens[context]) + 12
-            out = context in present or context in barred or self._is_barred(context)
-            if out or used + cost > room:
-                misses += 1
-                continue
-            present.add(context)
-            items.append(context)
-            used += cost
-        return items
 
     def _exchange(
         self,

@@ -272,13 +272,16 @@ def _heads(
         return ()
     if training.heads is not None:
         return training.heads
+    asked = [
+        replace(portion, kinds={"questions": 1.0})
+        for portion in recipe.fitting()
+        if "questions" in portion.kinds and portion.length <= _MEASURED_ON
+    ]
+    if not asked:
+        # Where nothing is asked, nothing can be pointed at.
+        return ()
     file = out / _HEADS
     if accelerator.is_main_process and not file.is_file():
-        asked = [
-            replace(portion, kinds={"questions": 1.0})
-            for portion in recipe.fitting()
-            if "questions" in portion.kinds and portion.length <= _MEASURED_ON
-        ]
         batches = Batches(
             corpus, wording, replace(recipe, portions=asked), devices=1, count=_MEASURED_BATCHES
         )

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 
 from cca_models.adaptation.corpus import Corpus
 from cca_models.adaptation.loss_means import LossMeans
-from cca_models.adaptation.recipe import MADE, Batch, Batches, Recipe, RowKind
+from cca_models.adaptation.mixtures import RowKind
+from cca_models.adaptation.recipe import MADE, Batch, Batches, Recipe
 from cca_models.adaptation.sources import SOURCES
 from cca_models.adaptation.wording import Wording
 from cca_models.config import CCAConfig
