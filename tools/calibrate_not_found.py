@@ -28,7 +28,7 @@ from cca_models.reading.apart import read_apart
 if TYPE_CHECKING:
     from cca_models.engine import LanguageModel
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
