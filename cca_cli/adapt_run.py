@@ -85,8 +85,7 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
     mixture = MIXTURES[request.recipe]
     recipe = Recipe.of(
         mixture, tokens=request.tokens, longest=request.longest, seed=request.seed,
-        without=request.without,
-        exchanged=mixture.exchanged if request.exchanged is None else request.exchanged,
+        without=request.without, exchanged=request.exchanged,
     )  # fmt: skip
     try:
         recipe.fitting()

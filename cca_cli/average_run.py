@@ -63,7 +63,7 @@ def _shares(weights: str | None, count: int) -> list[float]:
     from cca_models.adaptation.averaging import check_shares
 
     try:
-        shares = [float(part) for part in weights.split(",")]
+        shares = [_number(part) for part in weights.split(",")]
         check_shares(shares)
     except ValueError as error:
         raise UsageError(
@@ -75,3 +75,10 @@ def _shares(weights: str | None, count: int) -> list[float]:
             hint="one number an adapter, that sum to 1: 0.7,0.3",
         )
     return shares
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is no number") from None

@@ -13,6 +13,7 @@ from tiny_checkpoint import make_tiny_checkpoint
 from tiny_model import tiny_surroundings
 
 from cca_models.adaptation import corpus as corpora
+from cca_models.adaptation import packing
 from cca_models.adaptation.corpus import Corpus, prepare
 from cca_models.adaptation.mixtures import READING
 from cca_models.adaptation.recipe import Recipe
@@ -87,6 +88,34 @@ def test_rows_are_full(arranger: Arranger, length: int) -> None:
         assert 0.85 * length < row.length <= length
         # Passages and questions, not the one or the other.
         assert 0.1 * length < row.taught[0][0] < 0.9 * length
+
+
+def test_long_rows_ask_no_more_than_heads_can_look_from(
+    arranger: Arranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [len(arranger.questions(default_rng(seed), 16384).taught) for seed in range(8)]
+    assert max(asked) <= packing._MOST and max(asked) > 64
+    monkeypatch.setattr(packing, "_MOST", 10)
+    assert all(len(arranger.questions(default_rng(s), 16384).taught) <= 10 for s in range(8))
+
+
+def test_passages_of_a_source_that_is_left_out_stand_nowhere(
+    corpus: Corpus, tokenizer: Tokenizer
+) -> None:
+    """Neighbours by BM25 are found among all sources, before any is left out."""
+    with_all = Recipe(exchanged=0.0).arranger(corpus, Wording.of(tokenizer))
+    without = Recipe.of(READING).arranger(corpus, Wording.of(tokenizer))
+    made = [c for c, s in enumerate(corpus.flat["context_source"]) if s >= len(corpus.sources) - 2]
+    texts = {
+        tokenizer.decode(np.concatenate([corpus.arrays["pieces"][p] for p in own]).tolist())
+        for own in (corpus.arrays["context_pieces"][c] for c in made)
+    }
+    found = []
+    for arranger in (with_all, without):
+        rows = [arranger.questions(default_rng(s), 2048) for s in range(20)]
+        rows += [arranger.few(default_rng(s), 1024) for s in range(40)]
+        found.append(sum(t in text_of(row, tokenizer) for row in rows for t in texts))
+    assert found[0] > 0 and found[1] == 0
 
 
 def test_all_questions_of_a_passage_are_asked(

@@ -76,7 +76,7 @@ def test_the_command_counts_all_alike_and_tells_names_apart(
         ("0.5,0.4", "the shares sum to 0.9"),
         ("2,-1", "a share of -1 cannot be used"),
         ("nan,1", "a share of nan cannot be used"),
-        ("half,half", "could not convert"),
+        ("half,half", "is no number"),
         ("0.2,0.3,0.5", "3 for 2 adapters"),
     ],
 )

@@ -146,7 +146,7 @@ def adapt(
 
     Checkpoints, TensorBoard logs and the adapter go to --out; the same command goes on where it
     was broken off. With each checkpoint questions are asked that are never trained on: OUT/best
-    is the adapter that answered them best, OUT/adapter the last.
+    is the adapter that answered them best, OUT/adapter the last. The recipe text asks none.
 
     \b
     Examples:

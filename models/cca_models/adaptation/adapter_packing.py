@@ -22,6 +22,7 @@ def pack_adapter(source: Path, target: Path, *, dtype: str) -> int:
     brought to equal size first: the product stays as it was.
 
     Raises:
+        KeyError: If `dtype` is none of `DTYPES`.
         OSError: If a file is missing or cannot be written.
     """
     weights = load_file(source / WEIGHTS_FILE)

@@ -57,13 +57,14 @@ def average_adapters(
     Args:
         parts: Folders of adapters and their shares, which sum to 1.
         target: Folder to write; made if need be.
-        dtype: Of the weights' file: "fp32", "bf16" or "fp8", see `pack_adapter`.
+        dtype: Of the weights' file, one of `DTYPES`: "fp32", "bf16" or "fp8".
 
     Returns:
         What the rank keeps, before the weights are rounded to `dtype`.
 
     Raises:
         ValueError: If a share is negative, or they do not sum to 1.
+        KeyError: If `dtype` is none of them.
         AdapterError: If there are fewer than two adapters, one cannot be used, they do not belong
             together, or the target folder is not empty.
         OSError: If a file cannot be written.

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.random import Generator
 
 from cca_models.adaptation.ragged import Ids
-from cca_models.adaptation.row import Row, most_questions, text_row
+from cca_models.adaptation.row import Row, text_row
 from cca_models.adaptation.wording import Wording
 
 # Tokens of the sentence that are shown before and behind the blank; with fewer before it than the
 # least, the blank could be anywhere.
 _BEFORE, _BEHIND, _LEAST_BEFORE = (5, 25), (2, 19), 4
-# They take fewer tokens than questions of sources do.
-_MORE = 1.5
+# Blanks at most in a row, by its tokens.
+_LENGTHS, _MOST = (1024, 2048, 4096, 8192, 32768), (6, 12, 30, 60, 144)
 
 
 def cloze_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wording) -> Row:
@@ -35,7 +35,7 @@ def cloze_row(rng: Generator, length: int, parts: Sequence[Ids], wording: Wordin
         for number, part in enumerate(parts)
         for run in wording.shapes.names_and_numbers(part)
     ]
-    most, asked = int(_MORE * most_questions(length)), 0
+    most, asked = int(np.interp(length, _LENGTHS, _MOST)), 0
     for at in rng.permutation(len(found)):
         if asked >= most:
             break

@@ -37,7 +37,6 @@ class Material:
         summary_shares: dict[str, float],
         held_out: bool = False,
     ) -> None:
-        self._held_out = held_out
         self._a, self._flat, self._wording = corpus.arrays, corpus.flat, wording
         names = corpus.sources
         self._piece_starts = self._a["context_pieces"].starts
@@ -47,6 +46,10 @@ class Material:
         barred = self._flat["held_out"][contexts] != held_out
         sources = np.where(barred, -1, self._flat["context_source"][contexts])
         self._questions = Draw(sources, names, shares)
+        # Nor do passages of a source that is left out stand among others.
+        drawn = [place for place, name in enumerate(names) if shares.get(name, 0) > 0]
+        left_out = ~np.isin(self._flat["context_source"], drawn)
+        self._barred = (self._flat["held_out"] != held_out) | left_out
         # Among many passages a question must say which of them it means.
         self._named = Draw(np.where(self._flat["named"], sources, -1), names, shares)
         self._texts = Draw(
@@ -108,7 +111,11 @@ class Material:
 
     def _is_barred(self, context: int) -> bool:
         """Tell whether a context is not to be drawn."""
-        return bool(self._flat["held_out"][context]) != self._held_out
+        return bool(self._barred[context])
+
+    def _context_holding(self, piece: int) -> int:
+        """Give the context that a piece is of."""
+        return int(np.searchsorted(self._piece_starts, piece, side="right")) - 1
 
     def _context_of(self, question: int) -> int:
         return int(self._flat["question_context"][question])

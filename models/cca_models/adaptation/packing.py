@@ -13,6 +13,8 @@ from numpy.random import Generator
 
 from cca_models.adaptation.material import Material
 
+# Questions of a row at most: heads that learn to point look from each token of each of them.
+_MOST = 128
 # Questions of one context, or one for so many of its tokens if that is more.
 _EACH, _TOKENS_EACH = 8, 60
 # A context that costs more tokens than these for each of its questions is taken less often.
@@ -28,7 +30,7 @@ class Packing(Material):
 
     # Of the questions, so many ask for what is not there.
     absent_among_many = 0.08
-    # Of a row's tokens, on average, so many are passages that nobody asks about.
+    # Of a row's tokens so many at least, on average, are for passages that nobody asks about.
     distracting = 0.1
 
     def _choose(self, rng: Generator, length: int) -> tuple[list[int], list[tuple[int, bool]], int]:
@@ -43,12 +45,15 @@ class Packing(Material):
         used = len(self._wording.prefix)
         room = length * (1 - 2 * self.distracting * rng.random())
         for _ in range(_TRIES):
+            if len(asked) >= _MOST:
+                break
             question = self._named.draw(rng)
             context = self._context_of(question)
             if context in chosen:
                 continue
             cost = self._body([context])
-            here = self._asked_of(rng, question, max(_EACH, cost // _TOKENS_EACH))
+            several = max(_EACH, cost // _TOKENS_EACH)
+            here = self._asked_of(rng, question, min(several, _MOST - len(asked)))
             needed = cost + sum(self._turn(q) for q in here)
             # Reading a long context for one question teaches little for what it costs: the
             # dearer a context is, the fewer are taken.
@@ -93,10 +98,11 @@ class Packing(Material):
         used = self._body(chosen)
         present = set(chosen)
         near = [
-            int(np.searchsorted(self._piece_starts, piece, side="right")) - 1
+            other
             for context in chosen
             for question in self._of_context[context][:1]
             for piece in self._a["neighbours"][question][:6]
+            if not self._is_barred(other := self._context_holding(int(piece)))
         ]
         rng.shuffle(near)
         running = rng.random() < 0.3

@@ -23,6 +23,8 @@ from cca_models.adaptation.wording import Wording
 
 # Kinds whose taught tokens all count alike.
 _EVEN = ("text", "summary", "quotes")
+# How rows are built: a training goes on only with rows that are built alike.
+_ROWS = 2
 # Questions made by rule; the other shares stand with their sources.
 MADE = {"blanks": 2.0, "facts": 0.6}
 
@@ -56,11 +58,32 @@ class Recipe:
             raise ValueError(f"expected exchanged from 0 to 1, got {self.exchanged}")
 
     @classmethod
-    def of(cls, mixture: Mixture, *, without: Sequence[str] = (), **others: Any) -> "Recipe":
-        """Give the recipe of a mixture; others are arguments of the class."""
-        left_out = () if mixture.made else MADE
-        settings: dict[str, Any] = {"exchanged": mixture.exchanged, **others}
-        return cls(portions=mixture.portions, without=(*without, *left_out), **settings)
+    def of(
+        cls,
+        mixture: Mixture,
+        *,
+        tokens: int = 32768,
+        longest: int = 131072,
+        seed: int = 0,
+        without: Sequence[str] = (),
+        exchanged: float | None = None,
+    ) -> "Recipe":
+        """Give the recipe of a mixture.
+
+        Args:
+            mixture: Its rows, and what is done to them.
+            tokens: Of one batch on one device.
+            longest: Rows longer than it are not drawn.
+            seed: Equal seeds draw equal batches.
+            without: Names of further sources to leave out.
+            exchanged: None for the mixture's own share.
+        """
+        left_out = () if mixture.made else tuple(MADE)
+        return cls(
+            tokens=tokens, longest=longest, seed=seed, portions=mixture.portions,
+            without=tuple(dict.fromkeys((*without, *left_out))),
+            exchanged=mixture.exchanged if exchanged is None else exchanged,
+        )  # fmt: skip
 
     def fitting(self) -> list[Portion]:
         """Give the portions whose rows are not too long.
@@ -94,6 +117,7 @@ class Recipe:
             **asdict(self),
             "portions": [asdict(p) for p in self.portions],
             "without": list(self.without),
+            "rows": _ROWS,
         }
 
     def arranger(self, corpus: Corpus, wording: Wording, *, held_out: bool = False) -> Arranger:

@@ -9,15 +9,6 @@ import numpy as np
 from cca_models.adaptation.ragged import Ids
 from cca_models.adaptation.wording import Wording
 
-# Questions at most in a row, by its tokens; and tokens kept free for each with its answer.
-_LENGTHS, _QUESTIONS = (1024, 2048, 4096, 8192, 32768), (4, 8, 20, 40, 96)
-TURN = 44
-
-
-def most_questions(length: int) -> int:
-    """Give how many questions a row of so many tokens holds at most."""
-    return int(np.interp(length, _LENGTHS, _QUESTIONS))
-
 
 @dataclass(frozen=True, slots=True)
 class Look:

@@ -17,11 +17,11 @@ from cca_models.adaptation.exchanges import exchange_answers
 from cca_models.adaptation.packing import Packing
 from cca_models.adaptation.quotations import quotes_row
 from cca_models.adaptation.ragged import Ids
-from cca_models.adaptation.row import TURN, Look, Row
+from cca_models.adaptation.row import Look, Row
 from cca_models.adaptation.wording import Wording
 
-# Further questions of a handful of passages, at most.
-_FURTHER = 7
+# Further questions of a handful of passages, at most; and tokens kept free for the first of them.
+_FURTHER, _KEPT_FREE = 7, 176
 
 
 class Arranger(Packing):
@@ -108,7 +108,11 @@ class Arranger(Packing):
             # The answer is told in words of its own, and they must rest on something here.
             gold = own
         absent = not gold or rng.random() < self.absent_among_few
-        others = [int(p) for p in self._a["neighbours"][question] if p not in own]
+        others = [
+            int(p)
+            for p in self._a["neighbours"][question]
+            if p not in own and not self._is_barred(self._context_holding(int(p)))
+        ]
         pieces = [] if absent else list(gold)
         nearest, others = others[:4], others[4:]
         rng.shuffle(others)
@@ -118,7 +122,7 @@ class Arranger(Packing):
         if not absent and rng.random() < 0.3:
             pieces += beside
         others += [self._any_piece(rng) for _ in range(4)]
-        room = length - row.length - 4 * TURN
+        room = length - row.length - _KEPT_FREE
         count = int(rng.integers(2, 8))
         used = sum(self._cost(p) for p in pieces)
         for piece in others:

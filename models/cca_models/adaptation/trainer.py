@@ -268,17 +268,18 @@ def _heads(
     out: Path,
 ) -> Sequence[Head]:
     """Give the heads that shall locate: as asked, or as measured once and kept beside the rest."""
-    if training.attention != "cca":
-        return ()
-    if training.heads is not None:
-        return training.heads
     asked = [
         replace(portion, kinds={"questions": 1.0})
         for portion in recipe.fitting()
-        if "questions" in portion.kinds and portion.length <= _MEASURED_ON
+        if "questions" in portion.kinds
     ]
+    if training.attention != "cca" or not asked:
+        # Only questions among many passages have a place to point at.
+        return ()
+    if training.heads is not None:
+        return training.heads
+    asked = [portion for portion in asked if portion.length <= _MEASURED_ON]
     if not asked:
-        # Where nothing is asked, nothing can be pointed at.
         return ()
     file = out / _HEADS
     if accelerator.is_main_process and not file.is_file():
