@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +83,9 @@ def run_adapt(console: Console, request: AdaptRequest) -> None:
     if request.eval_data is not None:
         _check_apart(console, request.data, request.eval_data)
     mixture = MIXTURES[request.recipe]
-    recipe = Recipe.of(
-        mixture, tokens=request.tokens, longest=request.longest, seed=request.seed,
-        without=request.without, exchanged=request.exchanged,
+    recipe = replace(
+        Recipe.of(mixture, without=request.without, exchanged=request.exchanged),
+        tokens=request.tokens, longest=request.longest, seed=request.seed,
     )  # fmt: skip
     try:
         recipe.fitting()

@@ -65,15 +65,12 @@ def _shares(weights: str | None, count: int) -> list[float]:
     try:
         shares = [_number(part) for part in weights.split(",")]
         check_shares(shares)
+        if len(shares) != count:
+            raise ValueError(f"{len(shares)} for {count} adapters")
     except ValueError as error:
         raise UsageError(
             f"--weights {weights}: {error}", hint="one number an adapter, that sum to 1: 0.7,0.3"
         ) from None
-    if len(shares) != count:
-        raise UsageError(
-            f"--weights {weights}: {len(shares)} for {count} adapters",
-            hint="one number an adapter, that sum to 1: 0.7,0.3",
-        )
     return shares
 
 

@@ -196,7 +196,7 @@ def test_a_mixture_brings_its_settings() -> None:
     mixed, reading = (Recipe.of(MIXTURES[name]).facts() for name in ("mixed", "reading"))
     assert mixed == Recipe().facts() and mixed["exchanged"] == 0.5
     assert reading["exchanged"] == 0 and reading["without"] == ["blanks", "facts"]
-    asked = Recipe.of(MIXTURES["reading"], without=("quac.train",), exchanged=0.1, seed=3)
+    asked = replace(Recipe.of(MIXTURES["reading"], without=("quac.train",), exchanged=0.1), seed=3)
     assert (asked.exchanged, asked.seed) == (0.1, 3)
     assert asked.without == ("quac.train", "blanks", "facts")
     with pytest.raises(ValueError, match="exchanged"):

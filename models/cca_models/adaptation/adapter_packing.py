@@ -9,6 +9,7 @@ from torch import Tensor
 from cca_models.adaptation.model_card import CARD_FILE
 from cca_models.adapters.adapter_files import WEIGHTS_FILE
 from cca_models.adapters.lora_config import CONFIG_FILE
+from cca_models.adapters.peft_names import A, B
 from cca_models.adapters.settings import SETTINGS_FILE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -30,14 +31,15 @@ def pack_adapter(source: Path, target: Path, *, dtype: str) -> int:
     kind = DTYPES[dtype]
     packed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if name.endswith(".lora_A.weight"):
-            a, b = tensor.float(), weights[name.replace(".lora_A.", ".lora_B.")].float()
+        if name.endswith(A):
+            other = name.removesuffix(A) + B
+            a, b = tensor.float(), weights[other].float()
             # One number a rank: how far row i of A and column i of B are from each other.
             scale = (b.norm(dim=0) / a.norm(dim=1).clamp(min=1e-12)).clamp(min=1e-12).sqrt()
             a, b = a * scale[:, None], b / scale
             packed[name] = a.to(kind)
-            packed[name.replace(".lora_A.", ".lora_B.")] = b.to(kind)
-        elif not name.endswith(".lora_B.weight"):
+            packed[other] = b.to(kind)
+        elif not name.endswith(B):
             packed[name] = tensor.to(torch.bfloat16 if dtype == "fp8" else kind)
     file = target / WEIGHTS_FILE
     save_file(packed, file, metadata={"format": "pt"})

@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cca_models.adaptation.adapter_packing import pack_adapter
-from cca_models.adaptation.averaging_parts import A, B, Part, module_of, read_parts
+from cca_models.adaptation.averaging_parts import Part, read_parts
 from cca_models.adaptation.low_rank import at_rank
 from cca_models.adaptation.model_card import CARD_FILE, model_card, sources_used
 from cca_models.adapters.adapter_files import WEIGHTS_FILE
 from cca_models.adapters.lora_config import CONFIG_FILE
+from cca_models.adapters.peft_names import A, B, module_of
 from cca_models.adapters.settings import SETTINGS_FILE
 from cca_models.errors import AdapterError
 from cca_models.fingerprints import file_sha256

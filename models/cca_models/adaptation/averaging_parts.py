@@ -9,11 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cca_models.adapters import Adapter, AdapterSettings, read_adapter
+from cca_models.adapters.peft_names import A, B, module_of
 from cca_models.adapters.settings import SETTINGS_FILE
 from cca_models.errors import AdapterError
-
-PREFIX = "base_model.model."
-A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,11 +95,6 @@ def _expect_usable(adapter: Adapter, key: str, tensors: Mapping[str, Tensor]) ->
         raise AdapterError(
             f"{adapter.weights}: the file is damaged ({wrong})", hint="copy the adapter again"
         )
-
-
-def module_of(key: str) -> str:
-    """Name the module that a factor belongs to, such as model.layers.0.self_attn.q_proj."""
-    return key.removeprefix(PREFIX).removesuffix(A).removesuffix(B)
 
 
 def _expect_same_use(first: Part, part: Part) -> None:

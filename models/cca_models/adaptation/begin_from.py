@@ -8,14 +8,13 @@ from safetensors.torch import load_file
 
 from cca_models.adaptation.folded_lora import load_weights_into
 from cca_models.adapters import Adapter, weights_sha256
+from cca_models.adapters.peft_names import B, module_of
 from cca_models.checkpoints import Checkpoint
 from cca_models.errors import AdapterError
 from cca_models.fingerprints import file_sha256
 
 if TYPE_CHECKING:
     from cca_models.adaptation.trainer import Training
-
-_B = ".lora_B.weight"
 
 
 def expect_fit(adapter: Adapter, checkpoint: Checkpoint, training: "Training") -> list[str]:
@@ -80,9 +79,8 @@ def load_beginning(model: PeftModel, adapter: Adapter, training: "Training") -> 
     try:
         weights = {name: tensor.float() for name, tensor in load_file(adapter.weights).items()}
         for name, tensor in weights.items():
-            if name.endswith(_B):
-                module = name.removeprefix("base_model.model.").removesuffix(_B)
-                weights[name] = tensor * (adapter.lora.scale_of(module) / scale)
+            if name.endswith(B):
+                weights[name] = tensor * (adapter.lora.scale_of(module_of(name)) / scale)
         load_weights_into(model, weights)
     except SafetensorError as error:
         raise AdapterError(

@@ -62,25 +62,19 @@ class Recipe:
         cls,
         mixture: Mixture,
         *,
-        tokens: int = 32768,
-        longest: int = 131072,
-        seed: int = 0,
         without: Sequence[str] = (),
         exchanged: float | None = None,
     ) -> "Recipe":
-        """Give the recipe of a mixture.
+        """Give the recipe of a mixture; `replace` sets the rest.
 
         Args:
             mixture: Its rows, and what is done to them.
-            tokens: Of one batch on one device.
-            longest: Rows longer than it are not drawn.
-            seed: Equal seeds draw equal batches.
             without: Names of further sources to leave out.
             exchanged: None for the mixture's own share.
         """
         left_out = () if mixture.made else tuple(MADE)
         return cls(
-            tokens=tokens, longest=longest, seed=seed, portions=mixture.portions,
+            portions=mixture.portions,
             without=tuple(dict.fromkeys((*without, *left_out))),
             exchanged=mixture.exchanged if exchanged is None else exchanged,
         )  # fmt: skip

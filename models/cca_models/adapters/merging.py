@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from cca_models.adapters.adapter_files import Adapter
+from cca_models.adapters.peft_names import PREFIX, A, B
 from cca_models.errors import AdapterError
 
-_PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 _OUTPUT = "lm_head.weight"
 _EMBEDDINGS = ("model.embed_tokens.weight", _OUTPUT)
 _AGAIN = "copy the adapter again; --adapter none reads without it"
@@ -93,12 +92,12 @@ class Merger:
     def _sort(self, tensors: Mapping[str, Tensor]) -> None:
         """Pair the factors up under the names of the checkpoint's tensors."""
         for key, tensor in tensors.items():
-            name = key.removeprefix(_PREFIX)
-            if key == name or (".lora_" in name and not name.endswith((_A, _B))):
+            name = key.removeprefix(PREFIX)
+            if key == name or (".lora_" in name and not name.endswith((A, B))):
                 raise self._unsupported(key)
-            if name.endswith(_A):
-                module = name.removesuffix(_A)
-                b = tensors.get(f"{_PREFIX}{module}{_B}")
+            if name.endswith(A):
+                module = name.removesuffix(A)
+                b = tensors.get(f"{PREFIX}{module}{B}")
                 rank = self._adapter.lora.rank_of(module)
                 if b is None or tensor.dim() != 2 or b.dim() != 2:
                     raise self._damaged(f"{key} has no partner")
@@ -106,8 +105,8 @@ class Merger:
                     raise self._damaged(f"{key} has rank {tensor.shape[0]}, its config says {rank}")
                 scale = self._adapter.lora.scale_of(module)
                 self._pairs[f"{module}.weight"] = _Pair(tensor.float(), b.float(), scale)
-            elif name.endswith(_B):
-                if f"{_PREFIX}{name.removesuffix(_B)}{_A}" not in tensors:
+            elif name.endswith(B):
+                if f"{PREFIX}{name.removesuffix(B)}{A}" not in tensors:
                     raise self._damaged(f"{key} has no partner")
             else:
                 # PEFT saves what stands below a change of the embeddings, too.
